@@ -1,0 +1,1 @@
+"""speechcl: a speech toolkit that keeps learning without forgetting."""

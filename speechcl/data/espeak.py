@@ -1,0 +1,148 @@
+"""Speech from text inside the process, through espeak-ng and nothing to install beside pip."""
+
+import ctypes
+import threading
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+ACCENTS = {
+    "en-us": "American",
+    "en-gb": "British",
+    "en-gb-scotland": "Scottish",
+    "en-gb-x-rp": "Received Pronunciation",
+    "en-gb-x-gbclan": "Lancashire",
+    "en-gb-x-gbcwmd": "West Midlands",
+    "en-us-nyc": "New York",
+    "en-029": "Caribbean",
+}
+
+# Variants made for effect (whispers, robots, croaks) are left out; neighbours differ in accent.
+_SPEAKERS = (
+    "f1 m1 f2 m2 f3 m3 f4 m4 f5 m5 Alicia m6 Annie m7 Andrea m8 anika adam aunty Andy "
+    "belinda benjamin grandma boris linda caleb steph david steph2 edward victor Gene Denis "
+    "grandpa Hugo john Lee Marco max Reed"
+).split()
+
+VOICES = [
+    f"{accent}+{speaker}" for accent, speaker in zip(list(ACCENTS) * 5, _SPEAKERS, strict=True)
+]
+
+_OUTPUT_TO_CALLBACK = 2  # AUDIO_OUTPUT_SYNCHRONOUS: the call returns when all samples are there
+_DO_NOT_EXIT = 0x8000
+_UTF8 = 1
+_RATE, _VOLUME, _PITCH = 1, 2, 3
+_VOLUME_PERCENT = 60  # loud variants clip above this
+_Callback = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
+)
+
+
+class _Engine:
+    """The one espeak-ng of this process; its library keeps global state."""
+
+    def __init__(self):
+        import espeakng_loader
+
+        data_path = espeakng_loader.get_data_path()
+        self.lock = threading.Lock()
+        self.chunks: list[np.ndarray] = []
+        self.variants = {path.name for path in Path(data_path, "voices", "!v").iterdir()}
+        self.library = ctypes.CDLL(espeakng_loader.get_library_path())
+        self.rate_hz = self.library.espeak_Initialize(
+            _OUTPUT_TO_CALLBACK, 0, data_path.encode(), _DO_NOT_EXIT
+        )
+        if self.rate_hz <= 0:
+            raise RuntimeError(
+                f"espeak-ng did not start with the data in {data_path}: "
+                "reinstall it with pip install --force-reinstall espeakng-loader"
+            )
+        self.callback = _Callback(self._collect)  # kept, or it would be freed while in use
+        self.library.espeak_SetSynthCallback(self.callback)
+
+    def _collect(self, samples, count: int, events) -> int:
+        if samples and count:
+            self.chunks.append(np.ctypeslib.as_array(samples, (count,)).copy())
+        return 0
+
+    def set_voice(self, voice: str) -> None:
+        _, _, variant = voice.partition("+")
+        # espeak-ng falls back to the plain voice without a word when the variant is unknown
+        unknown = bool(variant) and variant not in self.variants
+        if unknown or self.library.espeak_SetVoiceByName(voice.encode()) != 0:
+            raise ValueError(
+                f"espeak-ng has no voice {voice!r}: use one of speechcl.data.espeak.VOICES, "
+                f"such as {VOICES[0]!r}"
+            )
+
+    def synthesise(self, text: str, rate_wpm: int, pitch: int, seed: int) -> np.ndarray:
+        self.chunks.clear()
+        self.library.espeak_SetParameter(_RATE, rate_wpm, 0)
+        self.library.espeak_SetParameter(_VOLUME, _VOLUME_PERCENT, 0)
+        self.library.espeak_SetParameter(_PITCH, pitch, 0)
+        self.library.espeak_ng_SetRandSeed(ctypes.c_long(seed))
+        encoded = text.encode()
+        self.library.espeak_Synth(
+            encoded, ctypes.c_size_t(len(encoded) + 1), 0, 0, 0, _UTF8, None, None
+        )
+        return np.concatenate(self.chunks) if self.chunks else np.zeros(0, np.int16)
+
+
+@cache
+def _engine() -> _Engine:
+    return _Engine()
+
+
+def speak(
+    text: str,
+    voice: str = "en-us+f3",
+    rate_wpm: int = 170,
+    pitch: int = 50,
+    seed: int = 0,
+) -> tuple[torch.Tensor, int]:
+    """Speak a text with one voice; the same arguments give the same samples.
+
+    Arguments
+    ---------
+    text : str
+        What to say, in English.
+    voice : str
+        An accent and a speaker variant joined by "+", as in ``VOICES``.
+    rate_wpm : int
+        Speaking rate in words a minute, 80 to 450.
+    pitch : int
+        Pitch of the voice, 0 to 99; 50 is its own.
+    seed : int
+        Seed of the engine's noise source.
+
+    Returns
+    -------
+    tuple
+        The waveform (time,) as float32 in [-1, 1], and its sample rate in Hz.
+
+    Raises
+    ------
+    ValueError
+        If the voice is unknown, a number is out of range or the text holds nothing to say.
+
+    Example
+    -------
+    >>> waveform, rate_hz = speak("Good morning.", voice="en-gb-scotland+m1")
+    >>> rate_hz, waveform.ndim, 0.3 < len(waveform) / rate_hz < 3.0
+    (22050, 1, True)
+    """
+    if not 80 <= rate_wpm <= 450:
+        raise ValueError(f"rate_wpm is {rate_wpm}: set it between 80 and 450 words a minute")
+    if not 0 <= pitch <= 99:
+        raise ValueError(f"pitch is {pitch}: set it between 0 and 99")
+    if not any(character.isalnum() for character in text):
+        raise ValueError(f"text {text!r} has nothing to say: give at least one letter or digit")
+    engine = _engine()
+    with engine.lock:
+        engine.set_voice(voice)
+        samples = engine.synthesise(text, rate_wpm, pitch, seed)
+    if not samples.any():
+        raise ValueError(f"espeak-ng stayed silent on text {text!r} with voice {voice!r}")
+    return torch.from_numpy(samples.astype(np.float32) / 32768.0), engine.rate_hz
