@@ -107,6 +107,6 @@ class Method(nn.Module):
     def before_eval(self, task: Task | None) -> None:
         """Select what serves ``task``; None if the scenario hides task identity."""
 
-    def memory_bytes(self) -> int:
+    def memory_bytes(self, stream: Sequence[Task]) -> int:
         """Bytes kept from one task to the next: by default those of the buffers."""
         return sum(buffer.numel() * buffer.element_size() for buffer in self.buffers())

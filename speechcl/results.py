@@ -269,7 +269,7 @@ def _check_lengths(results: Mapping[str, Any]) -> None:
         value = results.get(field)
         if value is not None and len(value) != tasks:
             raise ValueError(
-                f"results: field '{field}' has {len(value)} entries but the stream has {tasks} tasks"
+                f"results: field '{field}' has {len(value)} entries but the stream {tasks} tasks"
             )
     if any(len(row) != tasks for row in results["matrix"]):
         raise ValueError(f"results: field 'matrix' must have {tasks} columns, one per task")
@@ -303,6 +303,10 @@ def _map_to(is_right: Callable[[Any], bool]) -> Callable[[Any], bool]:
     )
 
 
+def _is_stream(value: Any) -> bool:
+    return _list_of(_is_text)(value) and 0 < len(value) == len(set(value))
+
+
 def _is_summary(value: Any) -> bool:
     return (
         isinstance(value, Mapping)
@@ -330,7 +334,7 @@ _REQUIRED: dict[str, _Rule] = {
     "recipe": (_is_text, "text"),
     "method": (_is_text, "text"),
     "seed": (lambda value: _is_number(value) and isinstance(value, int), "a whole number"),
-    "stream": (lambda value: _list_of(_is_text)(value) and bool(value), "a list of task names"),
+    "stream": (_is_stream, "a list of distinct task names"),
     "metric": (_is_text, "text"),
     "higher_is_better": (lambda value: isinstance(value, bool), "true or false"),
     "matrix": (_list_of(_list_of(_is_number_or_null)), "rows of numbers or nulls"),

@@ -14,7 +14,8 @@ class EpochBatches(Sampler[list[int]]):
     """Shuffled batches that any process can rebuild at any point of any epoch.
 
     ``batch_size`` is the global one: with several processes each takes its slice of every batch.
-    A last batch with fewer items than processes is dropped by all of them.
+    A rest of less than half a batch joins the last batch, so that none is tiny and the batches do
+    not depend on the number of processes.
 
     Arguments
     ---------
@@ -31,7 +32,7 @@ class EpochBatches(Sampler[list[int]]):
     >>> sorted(i for batch in batches for i in batch), len(batches)
     ([0, 1, 2, 3, 4], 3)
     >>> whole = list(batches)
-    >>> batches.start = 2
+    >>> batches.start = 2  # as after a resume
     >>> list(batches) == whole[2:]
     True
     """
@@ -43,6 +44,8 @@ class EpochBatches(Sampler[list[int]]):
             )
         self.size, self.batch_size, self.seed = size, batch_size, seed
         self.rank, self.processes = world()
+        if size < self.processes:
+            raise ValueError(f"{size} training items for {self.processes} processes: use fewer")
         self.epoch = 1
         self.start = 0  # batches of this epoch that were trained on before a resume
 
@@ -52,14 +55,14 @@ class EpochBatches(Sampler[list[int]]):
 
     def __len__(self) -> int:
         """Return the number of batches of a whole epoch."""
-        whole, rest = divmod(self.size, self.batch_size)
-        return whole + (rest >= self.processes)
+        return max(1, (2 * self.size + self.batch_size) // (2 * self.batch_size))
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yield this process's indices of each batch, from ``start`` on."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         order = torch.randperm(self.size, generator=generator).tolist()
         for number in range(self.start, len(self)):
-            batch = order[number * self.batch_size : (number + 1) * self.batch_size]
+            end = self.size if number + 1 == len(self) else (number + 1) * self.batch_size
+            batch = order[number * self.batch_size : end]
             first, last = (len(batch) * (self.rank + k) // self.processes for k in (0, 1))
             yield batch[first:last]

@@ -1,8 +1,11 @@
 """Speech from text inside the process, through espeak-ng and nothing to install beside pip."""
 
+import _ctypes
 import ctypes
+import os
 import threading
-from functools import cache
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +13,7 @@ import torch
 
 ACCENTS = {
     "en-us": "American",
-    "en-gb": "British",
+    "en": "British",
     "en-gb-scotland": "Scottish",
     "en-gb-x-rp": "Received Pronunciation",
     "en-gb-x-gbclan": "Lancashire",
@@ -19,16 +22,22 @@ ACCENTS = {
     "en-029": "Caribbean",
 }
 
-# Variants made for effect (whispers, robots, croaks) are left out; neighbours differ in accent.
+# Left out: variants made for effect (whispers, robots, croaks), those that clip, and those that
+# use the Klatt synthesiser, which the text-to-speech attack keeps to itself.
 _SPEAKERS = (
-    "f1 m1 f2 m2 f3 m3 f4 m4 f5 m5 Alicia m6 Annie m7 Andrea m8 anika adam aunty Andy "
-    "belinda benjamin grandma boris linda caleb steph david steph2 edward victor Gene Denis "
-    "grandpa Hugo john Lee Marco max Reed"
+    "f1 m1 f2 m2 f3 m3 f4 m4 f5 m5 Alicia m6 Annie m7 Andrea m8 anika Michael aunty Andy "
+    "belinda Alex grandma boris linda Gene steph Denis steph2 ian shelby Mario steph3 Hugo "
+    "grandpa john Lee rob zac norbert"
 ).split()
 
-VOICES = [
-    f"{accent}+{speaker}" for accent, speaker in zip(list(ACCENTS) * 5, _SPEAKERS, strict=True)
-]
+
+def _pair(speaker_index: int) -> str:
+    # one accent further in each round, since women and men alternate and accents are even
+    accent_index = (speaker_index + speaker_index // len(ACCENTS)) % len(ACCENTS)
+    return f"{list(ACCENTS)[accent_index]}+{_SPEAKERS[speaker_index]}"
+
+
+VOICES = [_pair(index) for index in range(len(_SPEAKERS))]
 
 _OUTPUT_TO_CALLBACK = 2  # AUDIO_OUTPUT_SYNCHRONOUS: the call returns when all samples are there
 _DO_NOT_EXIT = 0x8000
@@ -38,16 +47,16 @@ _VOLUME_PERCENT = 60  # loud variants clip above this
 _Callback = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
 )
+_LOCK = threading.Lock()
 
 
 class _Engine:
-    """The one espeak-ng of this process; its library keeps global state."""
+    """A loaded espeak-ng; there is one at a time, since the library keeps global state."""
 
     def __init__(self):
         import espeakng_loader
 
         data_path = espeakng_loader.get_data_path()
-        self.lock = threading.Lock()
         self.chunks: list[np.ndarray] = []
         self.variants = {path.name for path in Path(data_path, "voices", "!v").iterdir()}
         self.library = ctypes.CDLL(espeakng_loader.get_library_path())
@@ -78,21 +87,34 @@ class _Engine:
             )
 
     def synthesise(self, text: str, rate_wpm: int, pitch: int, seed: int) -> np.ndarray:
-        self.chunks.clear()
         self.library.espeak_SetParameter(_RATE, rate_wpm, 0)
         self.library.espeak_SetParameter(_VOLUME, _VOLUME_PERCENT, 0)
         self.library.espeak_SetParameter(_PITCH, pitch, 0)
         self.library.espeak_ng_SetRandSeed(ctypes.c_long(seed))
+        # breathy Klatt voices draw their noise from the C library; it takes seeds 0 and 1 for one
+        ctypes.CDLL("ucrtbase" if os.name == "nt" else None).srand(ctypes.c_uint(seed + 1))
         encoded = text.encode()
         self.library.espeak_Synth(
             encoded, ctypes.c_size_t(len(encoded) + 1), 0, 0, 0, _UTF8, None, None
         )
         return np.concatenate(self.chunks) if self.chunks else np.zeros(0, np.int16)
 
+    def close(self) -> None:
+        self.library.espeak_Terminate()
+        unload = _ctypes.FreeLibrary if os.name == "nt" else _ctypes.dlclose
+        unload(self.library._handle)
 
-@cache
-def _engine() -> _Engine:
-    return _Engine()
+
+@contextmanager
+def _fresh_engine() -> Iterator[_Engine]:
+    # Flutter and rounding carry over from one utterance to the next, past espeak_Terminate even:
+    # only loading the library anew (6 ms) makes an utterance independent of the one before.
+    with _LOCK:
+        engine = _Engine()
+        try:
+            yield engine
+        finally:
+            engine.close()
 
 
 def speak(
@@ -115,7 +137,7 @@ def speak(
     pitch : int
         Pitch of the voice, 0 to 99; 50 is its own.
     seed : int
-        Seed of the engine's noise source.
+        Seed of the noise in breathy voices; the others have none.
 
     Returns
     -------
@@ -139,8 +161,7 @@ def speak(
         raise ValueError(f"pitch is {pitch}: set it between 0 and 99")
     if not any(character.isalnum() for character in text):
         raise ValueError(f"text {text!r} has nothing to say: give at least one letter or digit")
-    engine = _engine()
-    with engine.lock:
+    with _fresh_engine() as engine:
         engine.set_voice(voice)
         samples = engine.synthesise(text, rate_wpm, pitch, seed)
     if not samples.any():

@@ -144,7 +144,7 @@ def find_audio(folder: str | os.PathLike) -> list[Path]:
     if not os.path.isdir(folder):  # noqa: PTH112 - false, not an error, for odd names
         raise AudioError(f"{show_path(folder)}: not a folder: check the path")
     found = []
-    for parent, folders, files in os.walk(folder):
+    for parent, folders, files in os.walk(os.fspath(folder)):
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [
             Path(parent, name)

@@ -158,8 +158,8 @@ def _speaker_weights(
 ) -> dict[str, NDArray]:
     """Draw how often every speaker occurs in each resample."""
     classes = [
-        {name for pair in cells if pair[i].speakers is not None for name in pair[i].speakers}
-        for i in range(2)
+        {name for cell in column if cell.speakers is not None for name in cell.speakers.tolist()}
+        for column in zip(*cells, strict=True)
     ]
     # Classes that share no speaker were collected apart, so each keeps its number of speakers.
     pools = classes if classes[0].isdisjoint(classes[1]) else [classes[0] | classes[1]]

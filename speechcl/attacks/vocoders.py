@@ -1,0 +1,295 @@
+"""Vocoders: the speech is described by a few parameters and built again from them."""
+
+import math
+
+import numpy as np
+import torch
+
+from speechcl.attacks.frames import (
+    PITCH_HOP_MS,
+    frame_size,
+    generator,
+    istft,
+    pitch_track,
+    random_phases,
+    stft,
+)
+
+_MEL_BANDS = 80
+_GRIFFIN_LIM_ITERATIONS = 32
+_GRIFFIN_LIM_MOMENTUM = 0.99
+_LPC_FRAME_MS = 32.0
+_TINY = 1e-8
+
+
+def griffin_lim(waveform: torch.Tensor, rate_hz: int, seed: int = 0) -> torch.Tensor:
+    """Keep an 80-band mel spectrogram and find phases for it by Griffin-Lim.
+
+    Arguments
+    ---------
+    waveform : torch.Tensor
+        Genuine speech (time,).
+    rate_hz : int
+        Its sample rate.
+    seed : int
+        Seed of the first phases.
+
+    Returns
+    -------
+    torch.Tensor
+        Spoofed speech (time,).
+
+    Source
+    ------
+    Perraudin, Balazs and Sondergaard, "A fast Griffin-Lim algorithm", 2013, momentum 0.99.
+
+    Example
+    -------
+    >>> tone = torch.sin(2 * torch.pi * 200 * torch.arange(8000) / 16000)
+    >>> griffin_lim(tone, 16000).shape
+    torch.Size([8000])
+    """
+    size = frame_size(rate_hz)
+    magnitude = _through_mel(stft(waveform, size).abs(), rate_hz)
+    phases = random_phases(magnitude, seed)
+    previous = torch.zeros_like(phases)
+    for _ in range(_GRIFFIN_LIM_ITERATIONS):
+        rebuilt = stft(istft(magnitude * phases, size, len(waveform)), size)
+        ahead = rebuilt + _GRIFFIN_LIM_MOMENTUM * (rebuilt - previous)
+        phases = ahead / ahead.abs().clamp_min(_TINY)
+        previous = rebuilt
+    return istft(magnitude * phases, size, len(waveform))
+
+
+def random_phase(waveform: torch.Tensor, rate_hz: int, seed: int = 0) -> torch.Tensor:
+    """Keep the short-time magnitudes and draw every phase at random.
+
+    Arguments
+    ---------
+    waveform : torch.Tensor
+        Genuine speech (time,).
+    rate_hz : int
+        Its sample rate.
+    seed : int
+        Seed of the phases.
+
+    Returns
+    -------
+    torch.Tensor
+        Spoofed speech (time,).
+
+    Example
+    -------
+    >>> tone = torch.sin(2 * torch.pi * 200 * torch.arange(8000) / 16000)
+    >>> random_phase(tone, 16000).shape
+    torch.Size([8000])
+    """
+    size = frame_size(rate_hz, _LPC_FRAME_MS)
+    spectrum = stft(waveform, size)
+    return istft(spectrum.abs() * random_phases(spectrum, seed), size, len(waveform))
+
+
+def lpc_noise(waveform: torch.Tensor, rate_hz: int, seed: int = 0) -> torch.Tensor:
+    """Excite the linear-prediction envelope with noise: whispered speech without a pitch.
+
+    Arguments
+    ---------
+    waveform : torch.Tensor
+        Genuine speech (time,).
+    rate_hz : int
+        Its sample rate.
+    seed : int
+        Seed of the noise.
+
+    Returns
+    -------
+    torch.Tensor
+        Spoofed speech (time,).
+
+    Example
+    -------
+    >>> tone = torch.sin(2 * torch.pi * 200 * torch.arange(8000) / 16000)
+    >>> lpc_noise(tone, 16000).shape
+    torch.Size([8000])
+    """
+    return _excite(waveform, torch.randn(len(waveform), generator=generator(seed)), rate_hz)
+
+
+def lpc_pulse(waveform: torch.Tensor, rate_hz: int, seed: int = 0) -> torch.Tensor:
+    """Excite the linear-prediction envelope with pulses at the pitch, with noise where unvoiced.
+
+    Arguments
+    ---------
+    waveform : torch.Tensor
+        Genuine speech (time,).
+    rate_hz : int
+        Its sample rate.
+    seed : int
+        Seed of the noise and of the first pulse's position.
+
+    Returns
+    -------
+    torch.Tensor
+        Spoofed speech (time,).
+
+    Example
+    -------
+    >>> tone = torch.sin(2 * torch.pi * 200 * torch.arange(8000) / 16000)
+    >>> lpc_pulse(tone, 16000).shape
+    torch.Size([8000])
+    """
+    rng = np.random.default_rng(seed)
+    pitch_hz, voiced = pitch_track(waveform, rate_hz)
+    cycles = np.cumsum(pitch_hz / rate_hz) + rng.random()
+    pulses = np.diff(np.floor(cycles), prepend=0.0) > 0
+    noise = rng.standard_normal(len(waveform))
+    # a pulse carries the power that a period of unit noise has
+    excitation = np.where(voiced, pulses * np.sqrt(rate_hz / pitch_hz), noise)
+    return _excite(waveform, torch.from_numpy(excitation.astype(np.float32)), rate_hz)
+
+
+def sinusoidal(waveform: torch.Tensor, rate_hz: int, seed: int = 0) -> torch.Tensor:
+    """Add up harmonics of the pitch, with measured amplitudes and phases of their own.
+
+    Arguments
+    ---------
+    waveform : torch.Tensor
+        Genuine speech (time,).
+    rate_hz : int
+        Its sample rate.
+    seed : int
+        Seed of the harmonics' first phases.
+
+    Returns
+    -------
+    torch.Tensor
+        Spoofed speech (time,).
+
+    Source
+    ------
+    McAulay and Quatieri, "Speech analysis/synthesis based on a sinusoidal representation", 1986;
+    deviates: harmonic frequencies, so that no peaks have to be followed, and no measured phases.
+
+    Example
+    -------
+    >>> tone = torch.sin(2 * torch.pi * 200 * torch.arange(8000) / 16000)
+    >>> sinusoidal(tone, 16000).shape
+    torch.Size([8000])
+    """
+    size = frame_size(rate_hz, _LPC_FRAME_MS)
+    amplitude = stft(waveform, size).abs().T.numpy() * 2 / (size / 2)
+    pitch_hz, _ = pitch_track(waveform, rate_hz)
+    cycles = np.cumsum(pitch_hz / rate_hz)
+    frame_at = np.arange(len(amplitude)) * (size // 4)
+    frame_pitch_hz = pitch_hz[np.minimum(frame_at, len(pitch_hz) - 1)]
+    frames = np.arange(len(amplitude))
+    sample_at = np.arange(len(waveform))
+    rng = np.random.default_rng(seed)
+    total = np.zeros(len(waveform))
+    for harmonic in range(1, int(rate_hz / 2 / frame_pitch_hz.min()) + 1):
+        bins = np.round(harmonic * frame_pitch_hz * size / rate_hz).astype(int)
+        inside = bins <= size // 2
+        heard = np.where(inside, amplitude[frames, np.minimum(bins, size // 2)], 0.0)
+        phase = 2 * math.pi * (harmonic * cycles + rng.random())
+        total += np.interp(sample_at, frame_at, heard) * np.sin(phase)
+    return torch.from_numpy(total.astype(np.float32))
+
+
+def world(waveform: torch.Tensor, rate_hz: int, seed: int = 0) -> torch.Tensor:
+    """Analyse with WORLD, smooth and shift the pitch a little as a model would, synthesise.
+
+    Arguments
+    ---------
+    waveform : torch.Tensor
+        Genuine speech (time,).
+    rate_hz : int
+        Its sample rate.
+    seed : int
+        Seed of the pitch shift, about half a semitone.
+
+    Returns
+    -------
+    torch.Tensor
+        Spoofed speech (time,).
+
+    Source
+    ------
+    Morise, Yokomori and Ozawa, "WORLD: a vocoder-based high-quality speech synthesis system", 2016.
+
+    Example
+    -------
+    >>> tone = torch.sin(2 * torch.pi * 200 * torch.arange(8000) / 16000)
+    >>> world(tone, 16000).shape
+    torch.Size([8000])
+    """
+    import pyworld
+    from scipy.ndimage import uniform_filter1d
+
+    samples = waveform.numpy().astype(np.float64)
+    pitch_hz, time_s = pyworld.dio(samples, rate_hz, frame_period=PITCH_HOP_MS)
+    pitch_hz = pyworld.stonemask(samples, pitch_hz, time_s, rate_hz)
+    envelope = pyworld.cheaptrick(samples, pitch_hz, time_s, rate_hz)
+    aperiodicity = pyworld.d4c(samples, pitch_hz, time_s, rate_hz)
+    voiced = pitch_hz > 0
+    shift = 2 ** (np.random.default_rng(seed).normal(scale=0.5) / 12)
+    share_voiced = np.maximum(uniform_filter1d(voiced.astype(float), 5), _TINY)
+    smoothed_hz = uniform_filter1d(pitch_hz, 5) / share_voiced * shift
+    built = pyworld.synthesize(
+        np.where(voiced, smoothed_hz, 0.0), envelope, aperiodicity, rate_hz, PITCH_HOP_MS
+    )
+    built = np.pad(built, (0, max(0, len(samples) - len(built))))[: len(samples)]
+    return torch.from_numpy(built.astype(np.float32))
+
+
+def _through_mel(magnitude: torch.Tensor, rate_hz: int) -> torch.Tensor:
+    from torchaudio.functional import melscale_fbanks
+
+    bands = melscale_fbanks(
+        len(magnitude), 0.0, rate_hz / 2, _MEL_BANDS, rate_hz, norm="slaney", mel_scale="slaney"
+    ).T  # (mel, freq)
+    return (torch.linalg.pinv(bands) @ (bands @ magnitude)).clamp_min(0)
+
+
+def _excite(waveform: torch.Tensor, excitation: torch.Tensor, rate_hz: int) -> torch.Tensor:
+    size = frame_size(rate_hz, _LPC_FRAME_MS)
+    power = stft(waveform, size).abs().square()
+    order = rate_hz // 1000 + 2  # a pair of poles per kHz of bandwidth, and two for the slope
+    envelope = lpc_envelope(power, order) / math.sqrt(torch.hann_window(size).square().sum())
+    return istft(stft(excitation, size) * envelope, size, len(waveform))
+
+
+def lpc_envelope(power: torch.Tensor, order: int) -> torch.Tensor:
+    """Return the all-pole magnitude envelope of each frame of a power spectrum.
+
+    Arguments
+    ---------
+    power : torch.Tensor
+        Power spectrum (freq, frames).
+    order : int
+        Number of poles.
+
+    Returns
+    -------
+    torch.Tensor
+        Envelope (freq, frames), as magnitudes, with the mean power of each frame.
+
+    Source
+    ------
+    Makhoul, "Linear prediction: a tutorial review", 1975, autocorrelation method.
+
+    Example
+    -------
+    >>> lpc_envelope(torch.full((5, 1), 4.0), order=2).T
+    tensor([[2.0000, 2.0000, 2.0000, 2.0000, 2.0000]])
+    """
+    size = 2 * (len(power) - 1)
+    correlation = torch.fft.irfft(power.double(), n=size, dim=0)[: order + 1]  # (lag, frames)
+    correlation[0] = correlation[0] * (1 + 1e-6) + _TINY  # else silence has no solution
+    lags = (torch.arange(order)[:, None] - torch.arange(order)).abs()
+    toeplitz = correlation[lags].permute(2, 0, 1)  # (frames, order, order)
+    target = correlation[1:].T.unsqueeze(-1)
+    predictor = torch.linalg.solve(toeplitz, target).squeeze(-1)  # (frames, order)
+    error = (correlation[0] - (predictor * correlation[1:].T).sum(-1)).clamp_min(0)
+    inverse = torch.cat([torch.ones_like(predictor[:, :1]), -predictor], dim=1)
+    response = torch.fft.rfft(inverse, n=size, dim=1).abs().T.clamp_min(_TINY)
+    return (error.sqrt() / response).to(power.dtype)

@@ -1,0 +1,219 @@
+"""One task's training: SpeechBrain's Brain with the hooks of a method in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy
+import speechbrain as sb
+import torch
+from speechbrain.utils.distributed import if_main_process
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from speechcl.method import Method, Step
+from speechcl.parallel import share, world
+from speechcl.task import Task
+
+
+class ContinualBrain(sb.Brain):
+    """One task's training; problem brains say what a forward pass, a loss and a score are.
+
+    A problem brain adds ``compute_forward``, ``task_loss``, ``score`` and ``measure``, and for the
+    methods that need them ``logits``, ``features`` and ``targets``.
+
+    Arguments
+    ---------
+    task : Task
+        What is learnt.
+    method : Method
+        How.
+    raw : nn.ModuleDict
+        The bare modules; ``self.modules`` may hold them wrapped for several processes.
+    planned_steps : int
+        Optimizer steps this task will take.
+    tasks : int
+        Length of the stream, for the progress bar.
+    on_start, after_epoch : Callable
+        Called when a fresh fit is ready to train, and with ``(epoch, loss)`` after each epoch.
+    """
+
+    metric = "loss"
+    higher_is_better = False
+
+    def __init__(
+        self,
+        *,
+        task: Task,
+        method: Method,
+        raw: nn.ModuleDict,
+        planned_steps: int = 0,
+        tasks: int = 1,
+        on_start: Callable[[], None] | None = None,
+        after_epoch: Callable[[int, float], None] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(modules=raw, **kwargs)
+        self.task, self.method, self.raw = task, method, raw
+        self.planned_steps, self.tasks = planned_steps, tasks
+        self.on_start, self.after_epoch = on_start, after_epoch
+        self.now: Step
+        self.bar: tqdm | None = None
+        self.scores: list[Tensor] = []
+
+    # ---- what a problem brain adds
+    def task_loss(self, outputs: Any, batch: Any, stage: sb.Stage) -> Tensor:
+        """Return the problem's own loss, a mean over the batch."""
+        raise NotImplementedError(f"{type(self).__name__} has no task_loss")
+
+    def score(self, outputs: Any, batch: Any) -> Tensor:
+        """Return one number per item, shape (batch,)."""
+        raise NotImplementedError(f"{type(self).__name__} has no score")
+
+    def measure(self, scores: numpy.ndarray, dataset: Any) -> float:
+        """Return the metric of a test set from its items' scores."""
+        raise NotImplementedError(f"{type(self).__name__} has no measure")
+
+    def score_rows(self, scores: numpy.ndarray, task: Task) -> list[dict]:
+        """Return a row an item for the scores file; none where scores mean nothing by item."""
+        return []
+
+    def average_interval(self, pairs: list[tuple[Task, numpy.ndarray]]) -> list[float] | None:
+        """Return the 95 % interval of the average over tasks, from all items' scores, if known."""
+        return None
+
+    def targets(self, batch: Any) -> Tensor:
+        """Return the targets of a batch, one row an item."""
+        raise NotImplementedError(f"{type(self).__name__} has no targets")
+
+    def to_device(self, batch: Any) -> Any:
+        """Move the tensors of a dictionary to the brain's device."""
+        if self.device == "cpu":
+            return batch
+        return {key: value.to(self.device) for key, value in batch.items()}
+
+    # ---- the training step, with the method's hooks
+    def fit_batch(self, batch: Any) -> Tensor:
+        """Let the method choose the batch, then train on it."""
+        batch = self.to_device(batch)
+        self.now = Step(
+            self.task, self, self.raw, batch, index=self.optimizer_step, total=self.planned_steps
+        )
+        if self.epoch_begins:
+            self.epoch_begins = False
+            keep_frozen_in_eval(self.raw)
+        self.now.batch = self.method.before_batch(self.now)
+        loss = super().fit_batch(self.now.batch)
+        if self.bar is not None:
+            self.bar.update()
+        return loss
+
+    def compute_objectives(self, predictions: Any, batch: Any, stage: sb.Stage) -> Tensor:
+        """Return the method's loss in training, the problem's own otherwise."""
+        if stage is not sb.Stage.TRAIN:
+            return self.task_loss(predictions, batch, stage)
+        self.now.outputs = predictions
+        self.now.task_loss = partial(self.task_loss, predictions, batch, stage)
+        loss = self.method.loss(self.now)
+        if world()[1] > 1:
+            loss = loss * share(len(self.targets(batch)), loss.device)
+        return loss
+
+    def optimizers_step(self) -> None:
+        """Hooks, clipping over all parameters (SpeechBrain clips one group only), step."""
+        self.method.after_backward(self.now)
+        nn.utils.clip_grad_norm_(self.trained, self.max_grad_norm, foreach=True)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer_step += 1
+        self.method.after_step(self.now)
+
+    def check_loss_isfinite(self, loss: Tensor) -> None:
+        """Stop at the first loss that is not a number: stepping on would ruin the weights."""
+        if not torch.isfinite(loss):
+            raise ValueError(
+                f"the loss became {loss.item()} in task '{self.task.name}' at step "
+                f"{self.optimizer_step}: lower lr, or check the features of this task"
+            )
+
+    def init_optimizers(self) -> None:
+        """Give the optimizer what the method wants trained."""
+        groups = self.method.param_groups(self.raw)
+        self.optimizer = self.opt_class(groups)
+        self.trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.optimizers_dict = {"optimizer": self.optimizer}
+        if self.checkpointer is not None:
+            self.checkpointer.add_recoverable("optimizer", self.optimizer)
+
+    # ---- stages
+    def on_fit_start(self) -> None:
+        """Wrap, make the optimizer, then load the newest checkpoint or announce a fresh start."""
+        super().on_fit_start()
+        fresh = self.checkpointer is None or self.checkpointer.find_checkpoint() is None
+        if fresh and self.on_start is not None:
+            self.on_start()
+
+    def on_stage_start(self, stage: sb.Stage, epoch: int | None = None) -> None:
+        """Continue an interrupted epoch where it stopped; open the progress bar."""
+        if stage is sb.Stage.TEST:
+            self.scores = []
+        if stage is not sb.Stage.TRAIN:
+            return
+        self.epoch_begins = True
+        self.train_sampler.start = self.step
+        if self.bar is None:
+            self.bar = tqdm(
+                total=self.planned_steps,
+                initial=self.optimizer_step,
+                disable=self.noprogressbar or not if_main_process(),
+                dynamic_ncols=True,
+                leave=False,
+                unit="step",
+            )
+        name = f"task {self.task.index + 1}/{self.tasks} {self.task.name}"
+        self.bar.set_description(f"{name}, epoch {epoch}", refresh=False)
+
+    def on_stage_end(self, stage: sb.Stage, stage_loss: float, epoch: int | None = None) -> None:
+        """Report the epoch."""
+        if stage is not sb.Stage.TRAIN or epoch is None:
+            return
+        assert self.bar is not None
+        self.bar.set_postfix(loss=f"{stage_loss:.4f}", refresh=False)
+        if self.after_epoch is not None:
+            self.after_epoch(epoch, stage_loss)
+
+    def close(self) -> None:
+        """Close the progress bar."""
+        if self.bar is not None:
+            self.bar.close()
+
+    def on_evaluate_start(self, max_key: str | None = None, min_key: str | None = None) -> None:
+        """Load nothing: the weights under test are those in memory."""
+
+    def evaluate_batch(self, batch: Any, stage: sb.Stage) -> Tensor:
+        """Score the items of a test batch."""
+        if stage is not sb.Stage.TEST:
+            return super().evaluate_batch(batch, stage)
+        batch = self.to_device(batch)
+        with self.evaluation_ctx:
+            outputs = self.compute_forward(batch, stage)
+        self.scores.append(self.score(outputs, batch).detach().float().cpu())
+        return torch.zeros(())
+
+
+def keep_frozen_in_eval(modules: nn.Module) -> None:
+    """Put fully frozen submodules in eval mode, so that running statistics stay as they are.
+
+    Example
+    -------
+    >>> norm = nn.BatchNorm1d(2).requires_grad_(False)
+    >>> keep_frozen_in_eval(nn.ModuleDict({"norm": norm, "head": nn.Linear(2, 1)}))
+    >>> norm.training
+    False
+    """
+    for module in modules.modules():
+        parameters = list(module.parameters())
+        if parameters and not any(p.requires_grad for p in parameters):
+            module.eval()

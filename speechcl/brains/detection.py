@@ -1,0 +1,98 @@
+"""Spoofing detection: two classes, log-likelihood-ratio-like scores, equal error rate."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy
+import speechbrain as sb
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from speechcl.brain import ContinualBrain
+from speechcl.data.features import BONAFIDE, FeatureSet
+from speechcl.metrics import average_eer_interval, eer
+from speechcl.task import Task
+
+
+class Detection(NamedTuple):
+    """What a forward pass gives: logits (batch, 2) and embeddings (batch, width)."""
+
+    logits: Tensor
+    embedding: Tensor
+
+
+class DetectionBrain(ContinualBrain):
+    """Train ``modules["model"]`` to tell genuine (class 1) from spoofed speech (class 0).
+
+    The model maps features to (logits, embedding), with one logit or two. The score is the
+    difference of the two logits, higher for genuine speech.
+
+    Example
+    -------
+    >>> two_logits(torch.tensor([[3.0]]))
+    tensor([[-1.5000,  1.5000]])
+    """
+
+    metric = "eer"
+
+    def compute_forward(self, batch: Any, stage: sb.Stage) -> Detection:
+        """Run the model on ``batch["features"]``."""
+        logits, embedding = self.modules["model"](batch["features"])
+        return Detection(two_logits(logits), embedding)
+
+    def task_loss(self, outputs: Detection, batch: Any, stage: sb.Stage) -> Tensor:
+        """Return the cross-entropy."""
+        return functional.cross_entropy(outputs.logits, batch["label"])
+
+    def logits(self, outputs: Detection) -> Tensor:
+        """Return the logits, shape (batch, 2)."""
+        return outputs.logits
+
+    def features(self, outputs: Detection) -> Tensor:
+        """Return what the classifier sees, shape (batch, width)."""
+        return outputs.embedding
+
+    def targets(self, batch: Any) -> Tensor:
+        """Return the labels, shape (batch,)."""
+        return batch["label"]
+
+    def score(self, outputs: Detection, batch: Any) -> Tensor:
+        """Return logit of genuine minus logit of spoofed, shape (batch,)."""
+        return outputs.logits[:, BONAFIDE] - outputs.logits[:, 1 - BONAFIDE]
+
+    def measure(self, scores: numpy.ndarray, dataset: FeatureSet) -> float:
+        """Return the equal error rate in percent."""
+        genuine = dataset.is_bonafide
+        return eer(scores[genuine], scores[~genuine])[0]
+
+    def score_rows(self, scores: numpy.ndarray, task: Task) -> list[dict]:
+        """Return every clip's score with what is known of the clip."""
+        rows: list[dict] = task.test.rows  # type: ignore[union-attr]
+        return [
+            {**row, "test_task": task.name, "score": float(score)}
+            for row, score in zip(rows, scores, strict=True)
+        ]
+
+    def average_interval(self, pairs: list[tuple[Task, numpy.ndarray]]) -> list[float]:
+        """Return the bootstrap interval of the average EER; speakers are drawn, not clips."""
+        tables = []
+        for task, scores in pairs:
+            data: FeatureSet = task.test  # type: ignore[assignment]
+            genuine, speakers = data.is_bonafide, data.speakers
+            tables.append((scores[genuine], scores[~genuine], speakers[genuine], speakers[~genuine]))
+        return list(average_eer_interval(tables))
+
+
+def two_logits(logits: Tensor) -> Tensor:
+    """Turn one logit into two whose softmax is its sigmoid; leave two as they are.
+
+    Example
+    -------
+    >>> two_logits(torch.tensor([[2.0]])).softmax(1)[0, 1] == torch.tensor(2.0).sigmoid()
+    tensor(True)
+    """
+    if logits.shape[1] == 2:
+        return logits
+    return torch.cat([-logits / 2, logits / 2], dim=1)

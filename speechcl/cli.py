@@ -1,0 +1,215 @@
+"""The ``speechcl`` command: every subcommand is a thin layer over one library call."""
+
+# Whatever takes long to import is imported inside the commands, so that help comes at once.
+import importlib.metadata
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+INTERRUPTED = 130
+SPOOF_CLIP_S = 4.0
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Debug = Annotated[bool, typer.Option("--debug", help="Show where an error came from.")]
+
+
+def main() -> None:
+    """Run the command line.
+
+    Example
+    -------
+    >>> import pytest
+    >>> monkeypatch = getfixture("monkeypatch")
+    >>> monkeypatch.setattr(sys, "argv", ["speechcl", "--version"])
+    >>> with pytest.raises(SystemExit) as stopped:
+    ...     main()
+    speechcl ...
+    >>> stopped.value.code
+    0
+    """
+    app(prog_name="speechcl")
+
+
+@contextmanager
+def one_line_errors(debug: bool) -> Iterator[None]:
+    """Turn errors about the user's data, model or installation into one line and exit code 1.
+
+    Others are our own mistakes and keep their traceback. Ctrl-C exits with 130.
+
+    Arguments
+    ---------
+    debug : bool
+        Let every error through with its traceback.
+
+    Example
+    -------
+    >>> try:
+    ...     with one_line_errors(debug=False):
+    ...         raise ValueError("clip.wav: holds no samples")
+    ... except typer.Exit as stopped:
+    ...     stopped.exit_code
+    1
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("speechcl: interrupted", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
+    except (ValueError, OSError, ImportError) as error:
+        if debug:
+            raise
+        print(f"speechcl: {_one_line(error)}", file=sys.stderr)
+        raise typer.Exit(1) from None
+
+
+def _one_line(error: Exception) -> str:
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return " ".join(text.split()) or type(error).__name__
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"speechcl {importlib.metadata.version('speechcl')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """A speech toolkit that keeps learning without forgetting."""
+
+
+@app.command(epilog="Example: speechcl spoof recordings/ --attack griffin_lim,world --out spoofed/")
+def spoof(
+    sources: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="DIR...", help="Folders or manifests of genuine speech."),
+    ] = None,
+    attack: Annotated[
+        str, typer.Option(help="Attacks to make, separated by commas; see --list.")
+    ] = "",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the clips and their manifest.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The same seed makes the same clips.")] = 0,
+    workers: Annotated[int, typer.Option(min=1, help="Processes to use.")] = 2,
+    skip_broken: Annotated[
+        bool, typer.Option("--skip-broken", help="Leave broken clips out instead of stopping.")
+    ] = False,
+    list_attacks: Annotated[bool, typer.Option("--list", help="List the attacks.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Make spoofed copies of genuine speech."""
+    with one_line_errors(debug):
+        if list_attacks:
+            _print_attacks()
+        else:
+            _spoof(sources or [], _attack_names(attack), out, seed, workers, skip_broken)
+
+
+def _print_attacks() -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from speechcl.attacks import ATTACKS
+
+    table = Table("attack", "family", "description", box=None)
+    for name, attack in ATTACKS.items():
+        table.add_row(name, attack.family, attack.description)
+    Console().print(table)
+
+
+def _attack_names(text: str) -> list[str]:
+    from speechcl.attacks import ATTACKS
+
+    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    unknown = [name for name in names if name not in ATTACKS]
+    if unknown or not names:
+        problem = f"unknown: {', '.join(unknown)}" if unknown else "none given"
+        raise typer.BadParameter(
+            f"{problem}; choose among {', '.join(ATTACKS)}", param_hint="--attack"
+        )
+    return names
+
+
+def _spoof(
+    sources: list[Path],
+    attacks: list[str],
+    out: Path | None,
+    seed: int,
+    workers: int,
+    skip_broken: bool,
+) -> None:
+    if not sources:
+        raise typer.BadParameter("give at least one", param_hint="DIR")
+    if out is None:
+        raise typer.BadParameter("give a folder for the spoofed clips", param_hint="--out")
+    for source in sources:
+        # The next run would take the spoofed clips in there for genuine ones.
+        if out.resolve().is_relative_to(source.resolve()):
+            raise typer.BadParameter(f"{out} lies inside {source}", param_hint="--out")
+    from speechcl.data.corpus import build_attack_corpus
+    from speechcl.data.scan import scan_folder
+
+    genuine = scan_folder(sources, skip_broken=skip_broken)
+    build_attack_corpus(
+        genuine, attacks, out, seed=seed, workers=workers, max_duration_s=SPOOF_CLIP_S
+    )
+    print(f"{len(genuine)} genuine clips, {len(attacks)} attacks: {out}")
+
+
+@app.command(epilog="Example: speechcl report results/rwm results/fine_tune -o report.html")
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Page to write.")] = Path(
+        "report.html"
+    ),
+    debug: Debug = False,
+) -> None:
+    """Compare runs side by side, as a table here and as a web page."""
+    with one_line_errors(debug):
+        _report(runs, output)
+
+
+def _report(runs: list[Path], output: Path) -> None:
+    from speechcl.reports import render_report, summary_table
+
+    render_report(runs, output)
+    print(summary_table(runs))
+    print(f"\n{output}")
+
+
+@app.command(epilog="Example: speechcl doctor --json")
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Show versions, devices and missing extras with their remedy; exit with 1 on a problem."""
+    with one_line_errors(debug):
+        _doctor(as_json)
+
+
+def _doctor(as_json: bool) -> None:
+    from speechcl.doctor import describe, examine
+
+    found = examine()
+    print(json.dumps(found, indent=2) if as_json else describe(found))
+    if found["problems"]:
+        raise typer.Exit(1)

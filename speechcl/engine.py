@@ -1,0 +1,346 @@
+"""Runs a method over a stream of tasks and fills the score matrix."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from speechbrain.utils.epoch_loop import EpochCounter
+from torch import distributed, nn
+from torch.utils.data import DataLoader, Dataset
+
+from speechcl.brain import ContinualBrain
+from speechcl.checkpoints import AtomicCheckpointer, RandomState, Stopwatch, seed_everything
+from speechcl.method import Method
+from speechcl.metrics import continual_summary
+from speechcl.parallel import world
+from speechcl.results import SCHEMA_VERSION
+from speechcl.run_folder import RunFolder, peak_rss_mb, versions
+from speechcl.sampling import EpochBatches
+from speechcl.task import Task
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Training:
+    """How every task is trained.
+
+    Arguments
+    ---------
+    optimizer : Callable
+        Makes the optimizer from parameter groups, for example ``partial(SGD, lr=0.02)``.
+    epochs : int
+        Passes over each task's data.
+    batch_size : int
+        Items a step, over all processes together.
+    seed : int
+        Decides order and every other draw.
+    workers : int
+        Processes that load data.
+    checkpoint_interval_s : float
+        Seconds between checkpoints at ends of epochs; each task's start and end are always kept.
+        Inside an epoch SpeechBrain's ``--ckpt_interval_minutes`` or ``_steps`` decides.
+    task_known : bool
+        Whether the method is told which task a test item belongs to.
+
+    Example
+    -------
+    >>> Training(optimizer=torch.optim.SGD, epochs=3).batch_size
+    32
+    """
+
+    optimizer: Callable[..., torch.optim.Optimizer]
+    epochs: int = 20
+    batch_size: int = 32
+    seed: int = 1
+    workers: int = 0
+    checkpoint_interval_s: float = 30.0
+    task_known: bool = False
+
+
+class Engine:
+    """Runs a method over a stream; fills the matrix R[i][j]: trained on tasks 0..i, tested on j.
+
+    Per task: seed, ``before_task``, a fresh brain with its own checkpoint folder, fit,
+    ``after_task``, save, evaluate on every task. The same call after a kill goes on where the run
+    stopped and ends with the same numbers.
+
+    Arguments
+    ---------
+    brain : Callable
+        A ContinualBrain class, or a partial of one.
+    modules : dict
+        The modules to train, by name.
+    method : Method
+        The continual-learning method.
+    stream : Sequence
+        The tasks in order of learning.
+    training : Training
+        How each is trained.
+    folder : Path
+        The run folder.
+    run_opts : RunOptions or dict
+        SpeechBrain's: device, precision, and so on.
+    about : dict
+        Further fields of results.json: recipe, notes, examples.
+    """
+
+    def __init__(
+        self,
+        *,
+        brain: Callable[..., ContinualBrain],
+        modules: dict[str, nn.Module],
+        method: Method,
+        stream: Sequence[Task],
+        training: Training,
+        folder: Path | str,
+        run_opts: Any = None,
+        about: dict[str, Any] | None = None,
+    ) -> None:
+        self.stream, self.method, self.training = list(stream), method, training
+        self.run_opts = _checked(run_opts)
+        self.make_brain, self.about = brain, dict(about or {})
+        self.modules = nn.ModuleDict(modules)
+        self.folder = RunFolder(folder)
+        self.evaluator = self._brain(self.stream[0])
+        self.device = torch.device(self.evaluator.device)
+        self.method.to(self.device)
+
+    def run(self) -> dict[str, Any]:
+        """Learn the whole stream, from wherever an earlier run stopped; return the results."""
+        first, prepared = self.resume()
+        progress = self.folder.progress()
+        if progress["zero_shot"] is None:
+            progress["zero_shot"], _ = self.evaluate()
+            self.folder.keep_progress(progress)
+        if first > len(progress["matrix"]):  # killed between the end of a task and its scores
+            self._record(self.stream[first - 1], progress)
+        for task in self.stream[first:]:
+            self.learn(task, prepared)
+            self._record(task, progress)
+            prepared = False
+        results = self.results(progress)
+        self.folder.keep_results(results)
+        return results
+
+    def resume(self) -> tuple[int, bool]:
+        """Rebuild the newest state.
+
+        Returns
+        -------
+        tuple
+            The task to run next, and whether its ``before_task`` is already done.
+        """
+        for task in reversed(self.stream):
+            keeper = self._keeper(task)
+            keeper.sweep()
+            found = keeper.find_checkpoint()
+            if found is None:
+                continue
+            logger.info("going on after task %d (%s)", task.index, task.name)
+            self.method.build(self.modules, found.meta["structure"])  # shapes first ...
+            self.method.to(self.device)
+            self.modules.to(self.device)
+            if not found.meta["done"]:
+                return task.index, True  # ... the tensors when the fit starts
+            keeper.load_checkpoint(found)
+            return task.index + 1, False
+        return 0, False
+
+    def learn(self, task: Task, prepared: bool = False) -> None:
+        """Train on one task and keep the result; ``prepared`` skips ``before_task``."""
+        found = self._keeper(task).find_checkpoint() if prepared else None
+        watch = Stopwatch(before_s=found.meta["seconds"] if found else 0.0)
+        self.folder.event("task_resume" if prepared else "task_start", task=task.name)
+        seed_everything(self.training.seed + task.index)
+        if not prepared:
+            self.method.before_task(task, self)
+        self.method.to(self.device)
+        self.modules.to(self.device)
+        if any(p.requires_grad for p in self.modules.parameters()):
+            self._fit(task, watch)
+        self.method.after_task(task, self)
+        done = self._keeper(task, seconds=watch.seconds, done=True)
+        done.save_and_keep_only(num_to_keep=1, verbosity=logging.DEBUG)
+        self.folder.event("task_end", task=task.name, seconds=round(watch.seconds(), 2))
+
+    def evaluate(self) -> tuple[list[float], list[numpy.ndarray]]:
+        """Measure every task with the present weights; return its metric and items' scores."""
+        values, scores = [], []
+        for task in self.stream:
+            self.method.before_eval(task if self.training.task_known else None)
+            self.evaluator.evaluate(self._loader(task.test), progressbar=False)
+            scores.append(torch.cat(self.evaluator.scores).double().numpy())
+            values.append(self.evaluator.measure(scores[-1], task.test))
+        return values, scores
+
+    @torch.no_grad()
+    def collect(self, task: Task, fn: Callable[[ContinualBrain, Any], Any]) -> list[Any]:
+        """Sweep ``fn(brain, batch)`` over a task's training data in eval mode.
+
+        Returns
+        -------
+        list
+            One result a batch, in order, gathered over processes.
+        """
+        rank, processes = world()
+        self.modules.eval()
+        found = []
+        for number, batch in enumerate(self._loader(self.method.train_set(task, self.stream))):
+            if number % processes == rank:
+                found.append((number, fn(self.evaluator, self.evaluator.to_device(batch))))
+        if processes > 1:
+            parts: list = [None] * processes
+            distributed.all_gather_object(parts, found)
+            found = sorted((pair for part in parts for pair in part), key=lambda pair: pair[0])
+        return [value for _, value in found]
+
+    def results(self, progress: dict[str, Any]) -> dict[str, Any]:
+        """Put together results.json."""
+        matrix, better = progress["matrix"], self.evaluator.higher_is_better
+        trained = sum(p.numel() for p in self.modules.parameters() if p.requires_grad)
+        return {
+            "schema": SCHEMA_VERSION,
+            "recipe": "library",
+            "method": type(self.method).__name__,
+            "seed": self.training.seed,
+            "stream": [task.name for task in self.stream],
+            "metric": self.evaluator.metric,
+            "higher_is_better": better,
+            "matrix": matrix,
+            "zero_shot": progress["zero_shot"],
+            "summary": continual_summary(matrix, better, progress["zero_shot"]),
+            "average_interval": progress["average_interval"],
+            "trainable_parameters": trained,
+            "memory_bytes": self.method.memory_bytes(self.stream),
+            "train_seconds": progress["train_seconds"],
+            "peak_rss_mb": peak_rss_mb(),
+            "versions": versions(),
+            "command": shlex.join(["python", *sys.argv]),
+            **self.about,
+        }
+
+    # ---- below: one task's pieces
+    def _record(self, task: Task, progress: dict[str, Any]) -> None:
+        values, scores = self.evaluate()
+        pairs = list(zip(self.stream, scores, strict=True))
+        rows = [row for task, each in pairs for row in self.evaluator.score_rows(each, task)]
+        self.folder.keep_scores(task.index, rows)
+        found = self._keeper(task).find_checkpoint()
+        progress["matrix"].append(values)
+        progress["train_seconds"].append(round(found.meta["seconds"], 3))
+        if task is self.stream[-1]:
+            progress["average_interval"] = self.evaluator.average_interval(pairs)
+        self.folder.keep_progress(progress)
+        named = {t.name: value for t, value in zip(self.stream, values, strict=True)}
+        self.folder.event("scores", task=task.name, metric=self.evaluator.metric, scores=named)
+        shown = "  ".join(f"{name} {value:.1f}" for name, value in named.items())
+        logger.info("after task %d (%s): %s", task.index, task.name, shown)
+
+    def _fit(self, task: Task, watch: Stopwatch) -> None:
+        data = self.method.train_set(task, self.stream)
+        batches = EpochBatches(
+            len(data),  # type: ignore[arg-type]
+            self.training.batch_size,
+            seed=self.training.seed * 1009 + task.index,
+        )
+        counter = EpochCounter(self.training.epochs)
+        keeper = self._keeper(task, seconds=watch.seconds)
+        keeper.add_recoverables({"epoch": counter, "random": RandomState()})
+        saved_at = Stopwatch()
+
+        def keep(epoch: int | None) -> None:
+            nonlocal saved_at
+            if epoch is None or _agreed(saved_at.seconds() > self.training.checkpoint_interval_s):
+                keeper.save_and_keep_only(num_to_keep=1, verbosity=logging.DEBUG)
+                saved_at = Stopwatch()
+
+        def after_epoch(epoch: int, loss: float) -> None:
+            self.folder.epoch(task.name, epoch, loss)
+            keep(epoch)
+
+        brain = self._brain(
+            task,
+            opt_class=self.training.optimizer,
+            checkpointer=keeper,
+            planned_steps=self.training.epochs * len(batches),
+            on_start=lambda: keep(None),
+            after_epoch=after_epoch,
+        )
+        brain.train_sampler = batches
+        # its own generator: making an iterator then draws nothing from the global one
+        loader = DataLoader(
+            data,
+            batch_sampler=batches,
+            num_workers=self.training.workers,
+            collate_fn=getattr(data, "collate", None),
+            generator=torch.Generator().manual_seed(batches.seed),
+        )
+        brain.fit(counter, loader, progressbar=False)
+        brain.close()
+
+    def _keeper(
+        self, task: Task, seconds: Callable[[], float] = float, done: bool = False
+    ) -> AtomicCheckpointer:
+        return AtomicCheckpointer(
+            self.folder.save / f"task_{task.index:02d}",
+            {"modules": self.modules, "method": self.method},
+            lambda: {"structure": self.method.structure(), "seconds": seconds(), "done": done},
+        )
+
+    def _brain(self, task: Task, **kwargs: Any) -> ContinualBrain:
+        return self.make_brain(
+            task=task,
+            method=self.method,
+            raw=self.modules,
+            tasks=len(self.stream),
+            run_opts=self.run_opts,
+            **kwargs,
+        )
+
+    def _loader(self, data: Dataset | None) -> DataLoader:
+        if data is None:
+            raise ValueError("every task needs test data to be measured on: give Task(test=...)")
+        collate = getattr(data, "collate", None)
+        return DataLoader(data, batch_size=max(64, self.training.batch_size), collate_fn=collate)
+
+
+def _agreed(decision: bool) -> bool:
+    """Return the main process's decision in every process."""
+    if world()[1] == 1:
+        return decision
+    decisions = [decision]
+    distributed.broadcast_object_list(decisions, src=0)
+    return decisions[0]
+
+
+def _checked(run_opts: Any) -> dict[str, Any]:
+    """Refuse run options under which the hooks would see wrong gradients.
+
+    Raises
+    ------
+    ValueError
+        For fp16 and for gradient accumulation.
+    """
+    options = dict(run_opts or {})
+    if "fp16" in (options.get("precision"), options.get("eval_precision")) or options.get(
+        "auto_mix_prec"
+    ):
+        raise ValueError(
+            "precision fp16 scales gradients while methods read and change them: "
+            "use --precision=bf16, or fp32"
+        )
+    if options.get("grad_accumulation_factor", 1) != 1:
+        raise ValueError(
+            "grad_accumulation_factor must be 1, since methods see one batch per optimizer step: "
+            "set batch_size instead"
+        )
+    return options

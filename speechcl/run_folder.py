@@ -1,0 +1,107 @@
+"""The folder of one run: logs for people, JSON for machines, and what a resume needs."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from speechbrain.utils.distributed import if_main_process
+from speechbrain.utils.train_logger import FileTrainLogger
+
+from speechcl.results import write_results, write_scores, write_text_atomically
+
+PACKAGES = ("speechcl", "torch", "torchaudio", "speechbrain", "numpy")
+
+
+class RunFolder:
+    """What a run writes: train_log.txt, events.jsonl, scores/, results.json and save/.
+
+    Only the main process of several writes.
+
+    Arguments
+    ---------
+    path : Path
+        The folder; made if need be.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> folder = RunFolder(Path(tempfile.mkdtemp()))
+    >>> folder.event("task_start", task="lpc_noise")
+    >>> json.loads((folder.path / "events.jsonl").read_text())["task"]
+    'lpc_noise'
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.save = self.path / "save"
+        self.is_main = if_main_process()
+        if self.is_main:
+            self.save.mkdir(parents=True, exist_ok=True)
+        self.train_log = FileTrainLogger(str(self.path / "train_log.txt"))
+
+    def event(self, event: str, **values: Any) -> None:
+        """Append a line to events.jsonl."""
+        if self.is_main:
+            line = json.dumps({"time": round(time.time(), 3), "event": event, **values})
+            with (self.path / "events.jsonl").open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+
+    def epoch(self, task: str, epoch: int, loss: float) -> None:
+        """Note the mean training loss of an epoch."""
+        if self.is_main:
+            self.train_log.log_stats({"task": task, "epoch": epoch}, train_stats={"loss": loss})
+        self.event("epoch", task=task, epoch=epoch, loss=loss)
+
+    def progress(self) -> dict[str, Any]:
+        """Return what is measured so far: matrix, zero_shot and train_seconds."""
+        file = self.save / "progress.json"
+        if not file.is_file():
+            return {"matrix": [], "zero_shot": None, "train_seconds": []}
+        return json.loads(file.read_text(encoding="utf-8"))
+
+    def keep_progress(self, progress: dict[str, Any]) -> None:
+        """Write the progress, exactly to the last bit."""
+        if self.is_main:
+            write_text_atomically(self.save / "progress.json", json.dumps(progress))
+
+    def keep_scores(self, task_index: int, rows: Sequence[dict]) -> None:
+        """Write scores/task_NN.csv."""
+        if self.is_main and rows:
+            write_scores(self.path / "scores" / f"task_{task_index:02d}.csv", rows)
+
+    def keep_results(self, results: dict[str, Any]) -> None:
+        """Check and write results.json."""
+        if self.is_main:
+            write_results(self.path / "results.json", results)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that decide a run's numbers.
+
+    Example
+    -------
+    >>> sorted(versions())[:2]
+    ['numpy', 'python']
+    """
+    found = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"python": platform.python_version(), **found}
+
+
+def peak_rss_mb() -> float:
+    """Return the largest resident memory of this process so far, in megabytes.
+
+    Example
+    -------
+    >>> peak_rss_mb() > 10
+    True
+    """
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
