@@ -181,6 +181,8 @@ class ContinualBrain(sb.Brain):
             return
         assert self.bar is not None
         self.bar.set_postfix(loss=f"{stage_loss:.4f}", refresh=False)
+        # SpeechBrain resets these after this call: a checkpoint made in it must see them reset
+        self.step, self.avg_train_loss = 0, 0.0
         if self.after_epoch is not None:
             self.after_epoch(epoch, stage_loss)
 

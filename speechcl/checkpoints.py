@@ -16,7 +16,6 @@ import numpy
 import torch
 import yaml
 from speechbrain.utils.checkpoints import (
-    METAFNAME,
     Checkpointer,
     mark_as_loader,
     mark_as_saver,
@@ -85,6 +84,17 @@ class AtomicCheckpointer(Checkpointer):
         files = {name: final / file.name for name, file in saved.paramfiles.items()}
         return saved._replace(path=final, paramfiles=files)
 
+    def save_and_keep_only(
+        self, meta: Mapping = {}, end_of_epoch: bool = True, **kwargs: Any
+    ) -> None:
+        """Save, then delete all older checkpoints; SpeechBrain's further options are not used."""
+        saved = self.save_checkpoint(meta, end_of_epoch, verbosity=logging.DEBUG)
+        if saved is not None:
+            for path in super()._list_checkpoint_dirs():
+                if path != saved.path:
+                    shutil.rmtree(path)
+        ddp_barrier()
+
     def _new_checkpoint_dirpath(self) -> Path:
         path = super()._new_checkpoint_dirpath()
         return path.with_name(HALF_WRITTEN + path.name)
@@ -110,8 +120,7 @@ def _is_whole(path: Path) -> bool:
     try:
         sizes = json.loads((path / SIZES).read_text())
         damaged = [name for name, size in sizes.items() if (path / name).stat().st_size != size]
-        yaml.safe_load((path / METAFNAME).read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError) as error:
         damaged = [str(error)]
     if damaged:
         logger.warning("skipping the damaged checkpoint %s (%s)", path, ", ".join(damaged))
@@ -151,6 +160,28 @@ def _has_tuple(value: Any) -> bool:
     return isinstance(value, tuple) or (
         isinstance(value, list) and any(_has_tuple(item) for item in value)
     )
+
+
+@register_checkpoint_hooks
+class ModuleState:
+    """A module's tensors as something a checkpointer can keep, also when there are none yet.
+
+    Example
+    -------
+    >>> ModuleState(torch.nn.Identity()).module
+    Identity()
+    """
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self.module = module
+
+    @mark_as_saver
+    def _save(self, path: Path) -> None:
+        torch.save(self.module.state_dict(), path)
+
+    @mark_as_loader
+    def _load(self, path: Path, end_of_epoch: bool) -> None:
+        self.module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
 
 
 @register_checkpoint_hooks

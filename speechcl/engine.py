@@ -17,7 +17,13 @@ from torch import distributed, nn
 from torch.utils.data import DataLoader, Dataset
 
 from speechcl.brain import ContinualBrain
-from speechcl.checkpoints import AtomicCheckpointer, RandomState, Stopwatch, seed_everything
+from speechcl.checkpoints import (
+    AtomicCheckpointer,
+    ModuleState,
+    RandomState,
+    Stopwatch,
+    seed_everything,
+)
 from speechcl.method import Method
 from speechcl.metrics import continual_summary
 from speechcl.parallel import world
@@ -169,7 +175,7 @@ class Engine:
             self._fit(task, watch)
         self.method.after_task(task, self)
         done = self._keeper(task, seconds=watch.seconds, done=True)
-        done.save_and_keep_only(num_to_keep=1, verbosity=logging.DEBUG)
+        done.save_and_keep_only()
         self.folder.event("task_end", task=task.name, seconds=round(watch.seconds(), 2))
 
     def evaluate(self) -> tuple[list[float], list[numpy.ndarray]]:
@@ -260,7 +266,7 @@ class Engine:
         def keep(epoch: int | None) -> None:
             nonlocal saved_at
             if epoch is None or _agreed(saved_at.seconds() > self.training.checkpoint_interval_s):
-                keeper.save_and_keep_only(num_to_keep=1, verbosity=logging.DEBUG)
+                keeper.save_and_keep_only()
                 saved_at = Stopwatch()
 
         def after_epoch(epoch: int, loss: float) -> None:
@@ -292,7 +298,7 @@ class Engine:
     ) -> AtomicCheckpointer:
         return AtomicCheckpointer(
             self.folder.save / f"task_{task.index:02d}",
-            {"modules": self.modules, "method": self.method},
+            {"modules": ModuleState(self.modules), "method": ModuleState(self.method)},
             lambda: {"structure": self.method.structure(), "seconds": seconds(), "done": done},
         )
 

@@ -6,14 +6,14 @@ import csv
 import io
 import json
 import math
-import os
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from speechcl.data.files import atomic_path
 
 SCHEMA_VERSION = 1
 SCORE_COLUMNS = ("test_task", "ID", "label", "attack", "speaker", "score")
@@ -37,25 +37,13 @@ def write_text_atomically(path: Path | str, text: str) -> Path:
 
     Example
     -------
-    >>> folder = Path(tempfile.mkdtemp())
+    >>> folder = getfixture("tmp_path")
     >>> write_text_atomically(folder / "note.txt", "done").read_text()
     'done'
     """
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes files that only their owner may read.
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return target
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="")
+    return Path(path)
 
 
 def check_results(results: Mapping[str, Any]) -> None:
@@ -90,7 +78,7 @@ def check_results(results: Mapping[str, Any]) -> None:
     for field, (is_right, meaning) in _OPTIONAL.items():
         if field in results:
             _check(results, field, is_right, meaning)
-    _check_lengths(results)
+    _check_shapes(results)
 
 
 def write_results(path: Path | str, results: Mapping[str, Any]) -> Path:
@@ -182,7 +170,7 @@ def write_scores(path: Path | str, rows: Iterable[Mapping[str, Any]]) -> Path:
     Example
     -------
     >>> row = {"test_task": "lpc", "ID": "a1", "label": "spoof", "attack": "lpc", "speaker": "ann"}
-    >>> file = write_scores(Path(tempfile.mkdtemp()) / "task_00.csv", [{**row, "score": -1.5}])
+    >>> file = write_scores(getfixture("tmp_path") / "task_00.csv", [{**row, "score": -1.5}])
     >>> read_scores(file)["score"]
     array([-1.5])
     """
@@ -263,7 +251,7 @@ def _check(results: Mapping, field: str, is_right: Callable[[Any], bool], meanin
         raise ValueError(f"results: field '{field}' is {shown} but must be {meaning}")
 
 
-def _check_lengths(results: Mapping[str, Any]) -> None:
+def _check_shapes(results: Mapping[str, Any]) -> None:
     tasks = len(results["stream"])
     for field in ("matrix", "zero_shot", "train_sizes", "test_sizes"):
         value = results.get(field)
@@ -273,6 +261,8 @@ def _check_lengths(results: Mapping[str, Any]) -> None:
             )
     if any(len(row) != tasks for row in results["matrix"]):
         raise ValueError(f"results: field 'matrix' must have {tasks} columns, one per task")
+    if None in results["matrix"][-1]:
+        raise ValueError("results: field 'matrix' has gaps in its last row: evaluate all tasks")
 
 
 def _is_text(value: Any) -> bool:
@@ -315,6 +305,10 @@ def _is_summary(value: Any) -> bool:
     )
 
 
+def _is_untrained(value: Any) -> bool:
+    return value is None or _list_of(_is_number_or_null)(value)
+
+
 def _is_interval(value: Any) -> bool:
     return value is None or (
         _list_of(_is_number)(value) and len(value) == 2 and value[0] <= value[1]
@@ -348,7 +342,7 @@ _REQUIRED: dict[str, _Rule] = {
 }
 _OPTIONAL: dict[str, _Rule] = {
     "average_interval": (_is_interval, "[low, high] or null"),
-    "zero_shot": (_list_of(_is_number_or_null), "a list of numbers or nulls"),
+    "zero_shot": (_is_untrained, "a list of numbers or nulls, or null"),
     "notes": (_list_of(_is_text), "a list of texts"),
     "examples": (_list_of(_is_example), "a list of {title, wav}"),
     "method_label": (_is_text, "text"),

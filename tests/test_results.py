@@ -88,6 +88,7 @@ def test_missing_field_is_named(field):
         ("higher_is_better", 1),
         ("matrix", [[1.0, 2.0]]),
         ("matrix", [[1.0], [2.0]]),
+        ("matrix", [[1.0, 2.0], [1.0, None]]),
         ("matrix", [[float("nan"), 1.0], [1.0, 1.0]]),
         ("summary", {"average": 1.0}),
         ("summary", {**a_result()["summary"], "average": None}),
@@ -109,6 +110,10 @@ def test_bad_field_is_named_and_nothing_is_written(tmp_path, field, value):
         write_results(tmp_path / "results.json", a_result(**{field: value}))
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_zero_shot_may_be_null():
+    check_results(a_result(zero_shot=None))
 
 
 def test_fields_beyond_the_schema_are_allowed():

@@ -111,8 +111,8 @@ def spoof(
     Returns
     -------
     torch.Tensor
-        Spoofed speech at the same rate, float32, with its peak at most 1. It has the same length,
-        except from text-to-speech.
+        Spoofed speech at the same rate, float32, as loud as the genuine speech unless its peak
+        would exceed 1. It has the same length, except from text-to-speech.
 
     Raises
     ------
@@ -133,6 +133,10 @@ def spoof(
         raise ValueError(f"attack {attack!r} needs the text of the clip: pass text=...")
     extra = {"text": text} if chosen.needs_text else {}
     spoofed = chosen.function(waveform, rate_hz, seed, **extra)
+    power, spoofed_power = waveform.square().mean(), spoofed.square().mean()
+    if not spoofed_power > 0:  # NaN too
+        raise ValueError(f"attack {attack!r} left nothing to hear of the clip: leave it out")
+    spoofed = spoofed * (power / spoofed_power).sqrt()
     return spoofed / spoofed.abs().max().clamp_min(1.0)
 
 

@@ -19,12 +19,12 @@ TTS_VOICES = (
 
 
 def tts(waveform: torch.Tensor, rate_hz: int, seed: int = 0, *, text: str) -> torch.Tensor:
-    """Speak the text of a clip with a Klatt voice of espeak-ng, as loud as the clip.
+    """Speak the text of a clip with a Klatt voice of espeak-ng.
 
     Arguments
     ---------
     waveform : torch.Tensor
-        Genuine speech (time,); only its level is used.
+        Genuine speech (time,); nothing of it is used.
     rate_hz : int
         Its sample rate.
     seed : int
@@ -49,5 +49,4 @@ def tts(waveform: torch.Tensor, rate_hz: int, seed: int = 0, *, text: str) -> to
     voice = TTS_VOICES[rng.integers(len(TTS_VOICES))]
     rate_wpm, pitch = int(rng.integers(150, 200)), int(rng.integers(25, 75))
     spoken, spoken_rate_hz = speak(text, voice, rate_wpm, pitch, seed=seed % 2**31)
-    spoken = resample(spoken, spoken_rate_hz, rate_hz)
-    return spoken * (waveform.square().mean() / spoken.square().mean()).sqrt()
+    return resample(spoken, spoken_rate_hz, rate_hz)

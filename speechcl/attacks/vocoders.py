@@ -177,21 +177,22 @@ def sinusoidal(waveform: torch.Tensor, rate_hz: int, seed: int = 0) -> torch.Ten
     torch.Size([8000])
     """
     size = frame_size(rate_hz, _LPC_FRAME_MS)
-    amplitude = stft(waveform, size).abs().T.numpy() * 2 / (size / 2)
+    power = stft(waveform, size).abs().square().T.numpy().astype(np.float64)
     pitch_hz, _ = pitch_track(waveform, rate_hz)
-    cycles = np.cumsum(pitch_hz / rate_hz)
-    frame_at = np.arange(len(amplitude)) * (size // 4)
-    frame_pitch_hz = pitch_hz[np.minimum(frame_at, len(pitch_hz) - 1)]
-    frames = np.arange(len(amplitude))
-    sample_at = np.arange(len(waveform))
+    frame_at = np.minimum(np.arange(len(power)) * (size // 4), len(pitch_hz) - 1)
+    spacing = pitch_hz[frame_at] * size / rate_hz  # bins from one harmonic to the next
+    below = np.cumsum(power, axis=1)
+    cycles, sample_at = np.cumsum(pitch_hz / rate_hz), np.arange(len(waveform))
     rng = np.random.default_rng(seed)
     total = np.zeros(len(waveform))
-    for harmonic in range(1, int(rate_hz / 2 / frame_pitch_hz.min()) + 1):
-        bins = np.round(harmonic * frame_pitch_hz * size / rate_hz).astype(int)
-        inside = bins <= size // 2
-        heard = np.where(inside, amplitude[frames, np.minimum(bins, size // 2)], 0.0)
+    for harmonic in range(1, int(size / 2 / spacing.min()) + 1):
+        band = _up_to(below, (harmonic + 0.5) * spacing) - _up_to(below, (harmonic - 0.5) * spacing)
+        # a sine of amplitude a has a^2 / 4 * size * sum(window^2), and the sum is 3/8 size
+        amplitude = np.where(
+            harmonic * spacing < size / 2, np.sqrt(band.clip(0) * 32 / 3) / size, 0.0
+        )
         phase = 2 * math.pi * (harmonic * cycles + rng.random())
-        total += np.interp(sample_at, frame_at, heard) * np.sin(phase)
+        total += np.interp(sample_at, frame_at, amplitude) * np.sin(phase)
     return torch.from_numpy(total.astype(np.float32))
 
 
@@ -241,6 +242,15 @@ def world(waveform: torch.Tensor, rate_hz: int, seed: int = 0) -> torch.Tensor:
     return torch.from_numpy(built.astype(np.float32))
 
 
+def _up_to(below: np.ndarray, position: np.ndarray) -> np.ndarray:
+    """Read a running sum over bins (frames, freq) at one fractional bin a frame."""
+    frames, last = np.arange(len(below)), below.shape[1] - 1
+    lower = position.astype(int).clip(0, last)
+    share = (position - lower).clip(0, 1)
+    upper = np.minimum(lower + 1, last)
+    return (1 - share) * below[frames, lower] + share * below[frames, upper]
+
+
 def _through_mel(magnitude: torch.Tensor, rate_hz: int) -> torch.Tensor:
     from torchaudio.functional import melscale_fbanks
 
@@ -254,12 +264,12 @@ def _excite(waveform: torch.Tensor, excitation: torch.Tensor, rate_hz: int) -> t
     size = frame_size(rate_hz, _LPC_FRAME_MS)
     power = stft(waveform, size).abs().square()
     order = rate_hz // 1000 + 2  # a pair of poles per kHz of bandwidth, and two for the slope
-    envelope = lpc_envelope(power, order) / math.sqrt(torch.hann_window(size).square().sum())
-    return istft(stft(excitation, size) * envelope, size, len(waveform))
+    response = lpc_filter(power, order) / math.sqrt(torch.hann_window(size).square().sum())
+    return istft(stft(excitation, size) * response, size, len(waveform))
 
 
-def lpc_envelope(power: torch.Tensor, order: int) -> torch.Tensor:
-    """Return the all-pole magnitude envelope of each frame of a power spectrum.
+def lpc_filter(power: torch.Tensor, order: int) -> torch.Tensor:
+    """Return the all-pole, minimum-phase filter whose output has each frame's power spectrum.
 
     Arguments
     ---------
@@ -271,7 +281,7 @@ def lpc_envelope(power: torch.Tensor, order: int) -> torch.Tensor:
     Returns
     -------
     torch.Tensor
-        Envelope (freq, frames), as magnitudes, with the mean power of each frame.
+        Frequency responses (freq, frames), complex.
 
     Source
     ------
@@ -279,7 +289,7 @@ def lpc_envelope(power: torch.Tensor, order: int) -> torch.Tensor:
 
     Example
     -------
-    >>> lpc_envelope(torch.full((5, 1), 4.0), order=2).T
+    >>> lpc_filter(torch.full((5, 1), 4.0), order=2).abs().T
     tensor([[2.0000, 2.0000, 2.0000, 2.0000, 2.0000]])
     """
     size = 2 * (len(power) - 1)
@@ -291,5 +301,4 @@ def lpc_envelope(power: torch.Tensor, order: int) -> torch.Tensor:
     predictor = torch.linalg.solve(toeplitz, target).squeeze(-1)  # (frames, order)
     error = (correlation[0] - (predictor * correlation[1:].T).sum(-1)).clamp_min(0)
     inverse = torch.cat([torch.ones_like(predictor[:, :1]), -predictor], dim=1)
-    response = torch.fft.rfft(inverse, n=size, dim=1).abs().T.clamp_min(_TINY)
-    return (error.sqrt() / response).to(power.dtype)
+    return (error.sqrt() / torch.fft.rfft(inverse, n=size, dim=1).T).to(torch.complex64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, NamedTuple
 
 import numpy
@@ -14,6 +15,9 @@ from speechcl.brain import ContinualBrain
 from speechcl.data.features import BONAFIDE, FeatureSet
 from speechcl.metrics import average_eer_interval, eer
 from speechcl.task import Task
+
+
+logger = logging.getLogger(__name__)
 
 
 class Detection(NamedTuple):
@@ -63,8 +67,11 @@ class DetectionBrain(ContinualBrain):
         return outputs.logits[:, BONAFIDE] - outputs.logits[:, 1 - BONAFIDE]
 
     def measure(self, scores: numpy.ndarray, dataset: FeatureSet) -> float:
-        """Return the equal error rate in percent."""
+        """Return the equal error rate in percent; 50 for a model that collapsed to one score."""
         genuine = dataset.is_bonafide
+        if numpy.ptp(scores) == 0:
+            logger.warning("every clip got the score %g: the model tells nothing apart", scores[0])
+            return 50.0
         return eer(scores[genuine], scores[~genuine])[0]
 
     def score_rows(self, scores: numpy.ndarray, task: Task) -> list[dict]:

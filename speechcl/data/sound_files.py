@@ -1,6 +1,5 @@
 """Opening sound files with care: what is broken, hostile or absurd is refused in one line."""
 
-import math
 import os
 import re
 from collections.abc import Iterator
@@ -16,6 +15,8 @@ MAX_CHANNELS = 64
 
 # Programs that write into a pipe cannot know the length; they claim the largest size instead.
 _UNKNOWN_SIZE = 0x7FFF_F000
+# libsndfile's largest count, its answer for streams that do not tell their length.
+_UNKNOWN_FRAMES = 2**63 - 1
 _CLAIMED_SIZE = re.compile(r"(?:data|SSND) *: *(\d+) \(should be (\d+)\)")
 
 
@@ -187,5 +188,5 @@ def _check_header(sound: soundfile.SoundFile, shown: str) -> None:
         )
     if sound.frames <= 0:
         raise AudioError(f"{shown}: holds no samples: fetch it again or leave it out")
-    if not sound.seekable() or not math.isfinite(sound.frames) or sound.frames >= 2**62:
+    if sound.frames >= _UNKNOWN_FRAMES:
         raise AudioError(f"{shown}: its header gives no length: convert it to WAV or FLAC")

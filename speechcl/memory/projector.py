@@ -58,20 +58,21 @@ class Projector(nn.Module):
     @torch.no_grad()
     def absorb(self, inputs: Tensor) -> None:
         """Absorb the mean of a batch, shape (batch, n), in one in-place rank-one update."""
-        mean = inputs.mean(0).to(self.away.dtype)
-        gain = self.away @ mean  # k
-        gain /= torch.sqrt(self.alpha + torch.dot(mean, gain))
-        self.away.addr_(gain, gain, alpha=-1)  # the same vector twice: exactly symmetric
+        with torch.autocast(self.away.device.type, enabled=False):
+            mean = inputs.to(self.away.dtype).mean(0)
+            gain = self.away @ mean  # k
+            gain /= torch.sqrt(self.alpha + torch.dot(mean, gain))
+            self.away.addr_(gain, gain, alpha=-1)  # the same vector twice: exactly symmetric
 
     @torch.no_grad()
     def absorb_rows(self, rows: Tensor) -> None:
         """Absorb every row of (rows, n), as one ``absorb`` of each would, in one solve."""
-        rows = rows.double()
-        away = self.away.double()
-        step = (away @ (rows.T @ rows)).div_(self.alpha)
-        step.diagonal().add_(1)
-        away = torch.linalg.solve(step, away)
-        self.away.copy_((away + away.T) / 2)
+        with torch.autocast(self.away.device.type, enabled=False):
+            rows, away = rows.double(), self.away.double()
+            step = (away @ (rows.T @ rows)).div_(self.alpha)
+            step.diagonal().add_(1)
+            away = torch.linalg.solve(step, away)
+            self.away.copy_((away + away.T) / 2)
 
     def rotate(self, grad: Tensor, angle: Tensor | float) -> Tensor:
         """Turn a gradient between P and its complement Q = I - P.

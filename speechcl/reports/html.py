@@ -84,6 +84,7 @@ def _content(runs: Sequence[Run], title: str) -> dict[str, Any]:
         "streams": _streams(rows),
         "tasks": list(dict.fromkeys(name for row in rows for name in row.stream)),
         "notes": list(dict.fromkeys(note for run in runs for note in run.results.get("notes", []))),
+        "forward": any(row.forward_transfer is not None for row in rows),
         "continual": continual,
         "joint": None if joint in continual else joint,
         "lead": ranked[0],
@@ -233,9 +234,14 @@ def _playable(file: Path) -> str | None:
     return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def _explained(rows: Sequence[SummaryRow]) -> list[tuple[str, str]]:
-    found = [(row.label, describe_method(row.method)) for row in rows]
-    return [(label, text) for label, text in found if text is not None]
+def _explained(rows: Sequence[SummaryRow]) -> dict[str, list[str]]:
+    """Each description once, with the methods that it fits."""
+    explained: dict[str, list[str]] = {}
+    for row in rows:
+        text = describe_method(row.method)
+        if text is not None:
+            explained.setdefault(text, []).append(row.label)
+    return explained
 
 
 def _versions(runs: Sequence[Run]) -> list[tuple[str, int]]:

@@ -22,7 +22,7 @@ class Run:
     results: dict[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SummaryRow:
     """One method averaged over its seeds; None where nothing was measured."""
 
@@ -32,11 +32,13 @@ class SummaryRow:
     stream: tuple[str, ...]
     runs: tuple[Run, ...]
     matrix: NDArray[np.float64]
+    zero_shot: NDArray[np.float64] | None
     average: float
     average_std: float | None
     interval: tuple[float, float] | None
     forgetting: float | None
     just_learnt: float | None
+    forward_transfer: float | None
     trainable_parameters: float
     memory_bytes: float
     train_s: float
@@ -149,7 +151,8 @@ def _row(label: str, recipe: str, stream: tuple[str, ...], runs: tuple[Run, ...]
     results = [run.results for run in runs]
     averages = [one["summary"]["average"] for one in results]
     intervals = [one["average_interval"] for one in results if one.get("average_interval")]
-    matrix = _mean_matrix([one["matrix"] for one in results])
+    untrained = [one["zero_shot"] for one in results if one.get("zero_shot")]
+    matrix = _mean_scores([one["matrix"] for one in results])
     learnt = np.diagonal(matrix)
     return SummaryRow(
         label=label,
@@ -158,6 +161,7 @@ def _row(label: str, recipe: str, stream: tuple[str, ...], runs: tuple[Run, ...]
         stream=stream,
         runs=runs,
         matrix=matrix,
+        zero_shot=_mean_scores(untrained) if untrained else None,
         average=fmean(averages),
         average_std=stdev(averages) if len(averages) > 1 else None,
         interval=(fmean(i[0] for i in intervals), fmean(i[1] for i in intervals))
@@ -165,6 +169,7 @@ def _row(label: str, recipe: str, stream: tuple[str, ...], runs: tuple[Run, ...]
         else None,
         forgetting=_mean(one["summary"]["forgetting"] for one in results),
         just_learnt=float(learnt.mean()) if np.isfinite(learnt).all() else None,
+        forward_transfer=_mean(one["summary"]["forward_transfer"] for one in results),
         trainable_parameters=fmean(one["trainable_parameters"] for one in results),
         memory_bytes=fmean(one["memory_bytes"] for one in results),
         train_s=fmean(sum(one["train_seconds"]) for one in results),
@@ -177,9 +182,9 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return fmean(known) if known else None
 
 
-def _mean_matrix(matrices: list[list[list[float | None]]]) -> NDArray[np.float64]:
+def _mean_scores(scores: list) -> NDArray[np.float64]:
     """Average over seeds; NaN where no seed was evaluated."""
-    stack = np.ma.masked_invalid(np.array(matrices, dtype=np.float64))
+    stack = np.ma.masked_invalid(np.array(scores, dtype=np.float64))
     return np.ma.filled(stack.mean(axis=0), np.nan)
 
 

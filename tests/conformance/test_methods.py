@@ -1,0 +1,157 @@
+"""What must hold for every method: a new one joins by a row in tests/toy.py."""
+
+import pytest
+import torch
+import yaml
+
+from speechcl.checkpoints import AtomicCheckpointer, seed_everything
+from speechcl.engine import Engine
+from speechcl.run_folder import RunFolder
+from tests.toy import METHODS, ToyNet, same, toy_engine, weights
+
+every_method = pytest.mark.parametrize("name", METHODS)
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing in the code under test may catch it."""
+
+
+class KillSwitch:
+    """Raises at the n-th of a run's notable moments."""
+
+    def __init__(self, monkeypatch):
+        self.moments, self.at = 0, None
+        for owner, name in [
+            (Engine, "evaluate"),
+            (Engine, "_fit"),
+            (RunFolder, "keep_scores"),
+            (RunFolder, "keep_progress"),
+            (AtomicCheckpointer, "save_checkpoint"),
+            (torch.optim.SGD, "step"),
+        ]:
+            self.wrap(monkeypatch, owner, name)
+
+    def wrap(self, monkeypatch, owner, name):
+        inner = getattr(owner, name)
+
+        def outer(*args, **kwargs):
+            self.tick()
+            value = inner(*args, **kwargs)
+            self.tick()
+            return value
+
+        monkeypatch.setattr(owner, name, outer)
+
+    def tick(self):
+        self.moments += 1
+        if self.moments == self.at:
+            raise Killed
+
+
+def fresh(folder, name, **options):
+    return toy_engine(folder, METHODS[name](), ckpt_interval_steps=2, **options)
+
+
+@every_method
+def test_resume_after_a_kill_at_any_moment_is_bit_for_bit(name, tmp_path, monkeypatch):
+    switch = KillSwitch(monkeypatch)
+    whole = fresh(tmp_path / "whole", name, tasks=2)
+    expected = whole.run()
+    moments = switch.moments
+    assert moments > 50
+    for at in range(1, moments + 1, 7):
+        switch.moments, switch.at = 0, at
+        with pytest.raises(Killed):
+            fresh(tmp_path / str(at), name, tasks=2).run()
+        switch.at = None
+        seed_everything(at)  # a new process starts with other random states
+        resumed = fresh(tmp_path / str(at), name, tasks=2)
+        found = resumed.run()
+        assert found["matrix"] == expected["matrix"], f"killed at moment {at} of {moments}"
+        assert same(weights(resumed), weights(whole)), f"killed at moment {at} of {moments}"
+        assert same(resumed.method.state_dict(), whole.method.state_dict())
+
+
+@every_method
+def test_a_finished_run_is_not_run_again(name, tmp_path):
+    first = toy_engine(tmp_path, METHODS[name](), tasks=2)
+    expected = first.run()
+    again = toy_engine(tmp_path, METHODS[name](), tasks=2)
+    found = again.run()
+    assert found["matrix"] == expected["matrix"]
+    assert found["train_seconds"] == expected["train_seconds"]
+    assert found["memory_bytes"] == expected["memory_bytes"]
+    assert same(weights(again), weights(first))
+
+
+@every_method
+def test_first_task_is_plain_training(name, tmp_path):
+    plain = toy_engine(tmp_path / "plain", METHODS["FineTune"](), tasks=1)
+    plain.run()
+    other = toy_engine(tmp_path / "other", METHODS[name](), tasks=1)
+    other.run()
+    assert same(weights(plain), weights(other))
+
+
+@every_method
+def test_frozen_stays_frozen(name, tmp_path):
+    model = ToyNet()
+    model.convolution.requires_grad_(False)
+    before = {key: value.clone() for key, value in model.convolution.state_dict().items()}
+    toy_engine(tmp_path, METHODS[name](), tasks=2, model=model).run()
+    assert same(before, model.convolution.state_dict())
+    assert not model.convolution.weight.requires_grad
+
+
+@every_method
+def test_structure_survives_yaml_and_rebuilds_the_state(name, tmp_path):
+    engine = toy_engine(tmp_path, METHODS[name](), tasks=2)
+    engine.run()
+    structure = engine.method.structure()
+    assert yaml.safe_load(yaml.safe_dump(structure)) == structure
+    other = METHODS[name]()
+    modules = torch.nn.ModuleDict({"model": ToyNet()})
+    other.build(modules, structure)
+    other.load_state_dict(engine.method.state_dict())
+    modules.load_state_dict(engine.modules.state_dict())
+    assert same(other.state_dict(), engine.method.state_dict())
+    x = torch.randn(5, 8)
+    expected = engine.modules["model"].eval()(x)[0]
+    assert torch.equal(modules["model"].eval()(x)[0], expected)
+
+
+@every_method
+def test_build_twice_is_build_once(name, tmp_path):
+    engine = toy_engine(tmp_path, METHODS[name](), tasks=2)
+    engine.run()
+    state = {key: value.clone() for key, value in engine.method.state_dict().items()}
+    before = weights(engine)
+    engine.method.build(engine.modules, engine.method.structure())
+    assert same(state, engine.method.state_dict())
+    assert same(before, weights(engine))
+
+
+@every_method
+def test_nothing_is_left_on_the_model(name, tmp_path):
+    engine = toy_engine(tmp_path, METHODS[name](), tasks=2)
+    engine.run()
+    for module in engine.modules.modules():
+        assert not module._forward_pre_hooks
+        assert not module._forward_hooks
+    assert not any(isinstance(m, ToyNet) for m in engine.method.modules()), "a module was stored"
+
+
+@every_method
+def test_bf16_trains(name, tmp_path):
+    results = toy_engine(tmp_path, METHODS[name](), tasks=2, precision="bf16").run()
+    assert all(0 <= value <= 100 for row in results["matrix"] for value in row)
+
+
+@every_method
+def test_no_kept_tensor_has_the_size_of_the_data(name, tmp_path):
+    if name in ("ER", "Joint"):
+        pytest.skip("keeps old data by design")
+    engine = toy_engine(tmp_path, METHODS[name](), tasks=2)
+    engine.run()
+    clips = len(engine.stream[0].train)
+    assert all(clips not in value.shape for value in engine.method.state_dict().values())

@@ -1,0 +1,114 @@
+"""A toy stream in which sequential fine-tuning forgets: small enough for every test."""
+
+import functools
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from speechcl.backbones import StatisticsNet
+from speechcl.brains import DetectionBrain
+from speechcl.data.features import FeatureSet
+from speechcl.engine import Engine, Training
+from speechcl.method import Method
+from speechcl.methods import ER, OWM, RWM, FineTune, Joint
+from speechcl.task import Task, make_stream
+
+# Every method joins the conformance tests by a row here.
+METHODS: dict[str, Callable[[], Method]] = {
+    "FineTune": FineTune,
+    "Joint": Joint,
+    "ER": lambda: ER(capacity=40, replay=16),
+    "OWM": OWM,
+    "RWM": RWM,
+    "RWM auto": lambda: RWM(compact="auto"),
+    "RWM official": lambda: RWM(mode="official"),
+}
+
+WIDTH = 8
+
+
+class ToyNet(nn.Module):
+    """One convolution and two linear layers, so that both kinds of protected layer occur."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv1d(1, 3, 3, padding=1)
+        self.norm = nn.GroupNorm(1, 3)
+        self.hidden = nn.Linear(3 * WIDTH, 16)
+        self.drop = nn.Dropout(0.1)
+        self.classify = nn.Linear(16, 2)
+
+    def forward(self, x):
+        x = torch.relu(self.norm(self.convolution(x[:, None]))).flatten(1)
+        x = self.drop(torch.relu(self.hidden(x)))
+        return self.classify(x), x
+
+
+def toy_clips(seed: int, direction_rad: float, clips: int = 120) -> FeatureSet:
+    """Genuine clips scatter around 0; spoofed ones are shifted in a direction of their own."""
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(clips, WIDTH, generator=generator)
+    genuine = torch.arange(clips) % 4 == 0
+    shift = torch.zeros(WIDTH)
+    shift[0], shift[1] = 3 * math.cos(direction_rad), 3 * math.sin(direction_rad)
+    features[~genuine] += shift
+    rows = [
+        {
+            "ID": f"{seed}-{i}",
+            "label": "bonafide" if one else "spoof",
+            "attack": "-" if one else f"attack_{direction_rad:.1f}",
+            "speaker": f"s{i % 12}",
+        }
+        for i, one in enumerate(genuine.tolist())
+    ]
+    return FeatureSet(features, rows)
+
+
+def toy_stream(tasks: int = 3) -> list[Task]:
+    return make_stream(
+        [(f"attack_{k}", toy_clips(k, 2.1 * k), toy_clips(50 + k, 2.1 * k)) for k in range(tasks)]
+    )
+
+
+def toy_engine(
+    folder: Path,
+    method: Method,
+    *,
+    tasks: int = 3,
+    epochs: int = 2,
+    lr: float = 0.05,
+    seed: int = 1,
+    model: nn.Module | None = None,
+    **run_opts,
+) -> Engine:
+    torch.manual_seed(0)
+    if model is None:
+        model = ToyNet()
+    return Engine(
+        brain=DetectionBrain,
+        modules={"model": model},
+        method=method,
+        stream=toy_stream(tasks),
+        training=Training(
+            functools.partial(torch.optim.SGD, lr=lr, momentum=0.9),
+            epochs=epochs,
+            seed=seed,
+            checkpoint_interval_s=0.0,
+        ),
+        folder=folder,
+        run_opts={"noprogressbar": True, "device": "cpu", **run_opts},
+    )
+
+
+def weights(engine: Engine) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in engine.modules.state_dict().items()}
+
+
+def same(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+__all__ = ["METHODS", "StatisticsNet", "ToyNet", "same", "toy_engine", "toy_stream", "weights"]
