@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from speechcl import doctor
 from speechcl.cli import app
+from speechcl.data.manifest import read_manifest
 
 COMMANDS = ("spoof", "report", "doctor")
 
@@ -107,6 +108,20 @@ def test_spoof_passes_on_what_was_asked_for(tmp_path, made):
     options = {"seed": 3, "workers": 1, "max_duration_s": 4.0}
     assert made == [
         (["in-ann-a", "more-bob-b"], ["world", "griffin_lim"], tmp_path / "out", options)
+    ]
+
+
+def test_spoof_makes_clips_and_a_manifest(tmp_path):
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 8000)
+    (tmp_path / "in" / "ann").mkdir(parents=True)
+    soundfile.write(tmp_path / "in" / "ann" / "a.wav", noise, 16000)
+    out = tmp_path / "out"
+    result = run("spoof", tmp_path / "in", "--attack", "mulaw", "--workers", 1, "--out", out)
+    assert result.exit_code == 0, result.stderr
+    rows = read_manifest(out / "manifest.csv")
+    assert [(row["attack"], row["label"]) for row in rows] == [
+        ("-", "bonafide"),
+        ("mulaw", "spoof"),
     ]
 
 

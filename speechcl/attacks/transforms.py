@@ -11,6 +11,7 @@ _SEMITONES = (2.5, 4.5)
 _FORMANT_SHIFT = (0.10, 0.18)
 _ENVELOPE_MS = 1.6  # below the shortest pitch period of a voice
 _MU = 255.0
+_EMPHASIS = 0.9  # taken off after coding, so that the coding noise falls with frequency as speech
 _TINY = 1e-8
 
 
@@ -160,12 +161,14 @@ def mulaw(waveform: torch.Tensor, rate_hz: int, seed: int = 0) -> torch.Tensor:
     >>> mulaw(tone, 16000).shape
     torch.Size([8000])
     """
-    from scipy.signal import butter, sosfiltfilt
+    from scipy.signal import butter, lfilter, sosfiltfilt
 
-    drive = np.random.default_rng(seed).uniform(0.7, 1.0) / waveform.abs().max()
-    coded = mulaw_levels(waveform * drive) / drive
-    low_pass = butter(4, 0.4 * rate_hz, fs=rate_hz, output="sos")
-    return torch.from_numpy(sosfiltfilt(low_pass, coded.numpy()).astype(np.float32))
+    emphasis = np.array([1.0, -_EMPHASIS])
+    bright = torch.from_numpy(lfilter(emphasis, [1.0], waveform.numpy()))
+    drive = np.random.default_rng(seed).uniform(0.7, 1.0) / bright.abs().max()
+    coded = lfilter([1.0], emphasis, (mulaw_levels(bright * drive) / drive).numpy())
+    low_pass = butter(4, 0.45 * rate_hz, fs=rate_hz, output="sos")
+    return torch.from_numpy(sosfiltfilt(low_pass, coded).astype(np.float32))
 
 
 def mulaw_levels(waveform: torch.Tensor, levels: int = 16) -> torch.Tensor:

@@ -19,6 +19,7 @@ _MEL_BANDS = 80
 _GRIFFIN_LIM_ITERATIONS = 32
 _GRIFFIN_LIM_MOMENTUM = 0.99
 _LPC_FRAME_MS = 32.0
+_DISPERSION_S = 0.008
 _TINY = 1e-8
 
 
@@ -145,6 +146,7 @@ def lpc_pulse(waveform: torch.Tensor, rate_hz: int, seed: int = 0) -> torch.Tens
     noise = rng.standard_normal(len(waveform))
     # a pulse carries the power that a period of unit noise has
     excitation = np.where(voiced, pulses * np.sqrt(rate_hz / pitch_hz), noise)
+    excitation = _dispersed(excitation, rate_hz)
     return _excite(waveform, torch.from_numpy(excitation.astype(np.float32)), rate_hz)
 
 
@@ -240,6 +242,13 @@ def world(waveform: torch.Tensor, rate_hz: int, seed: int = 0) -> torch.Tensor:
     )
     built = np.pad(built, (0, max(0, len(samples) - len(built))))[: len(samples)]
     return torch.from_numpy(built.astype(np.float32))
+
+
+def _dispersed(excitation: np.ndarray, rate_hz: int) -> np.ndarray:
+    """Delay high frequencies by up to 8 ms, as MELP coders do: bare pulses are all peaks."""
+    frequency_hz = np.fft.rfftfreq(len(excitation), 1 / rate_hz)
+    phase = 2 * np.pi * _DISPERSION_S * frequency_hz**2 / rate_hz
+    return np.fft.irfft(np.fft.rfft(excitation) * np.exp(-1j * phase), n=len(excitation))
 
 
 def _up_to(below: np.ndarray, position: np.ndarray) -> np.ndarray:

@@ -72,6 +72,26 @@ class LFCC(nn.Module):
         return torch.cat([cepstra, first, _difference(first)], dim=-1)
 
 
+class LFCCStatistics(nn.Module):
+    """A clip as 90 numbers: statistics of 30 coefficients of 60 filters, 25 ms windows.
+
+    Example
+    -------
+    >>> LFCCStatistics()(torch.zeros(2, 64600)).shape
+    torch.Size([2, 90])
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lfcc = LFCC(
+            n_fft=512, window=400, filters=60, coefficients=30, deltas=False, pre_emphasis=0.0
+        )
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """Turn waveforms (batch, time) into statistics (batch, 90)."""
+        return statistics(self.lfcc(waveform))
+
+
 def _difference(frames: Tensor) -> Tensor:
     padded = torch.cat([frames[:, :1], frames, frames[:, -1:]], dim=1)
     return padded[:, 2:] - padded[:, :-2]

@@ -1,12 +1,13 @@
-"""Rooms and channels that genuine and spoofed speech pass alike, so that only the attack differs."""
+"""Rooms and channels that genuine and spoofed speech pass alike: only the attack differs."""
 
 import numpy as np
 import torch
 
 LEVEL_DBFS = -26.0
 LOW_PASS_HZ = 6800.0
-_TILT_DB_PER_OCTAVE = 2.0
+_TILT_DB_PER_OCTAVE = 3.0
 _TILT_PIVOT_HZ = 1000.0
+_HEADROOM_DB = (9.0, 14.0)
 _FLOOR_DB = (35.0, 45.0)
 _ROOM_NOISE_DB = (18.0, 32.0)
 _ROOM_DECAY_S = (0.08, 0.25)
@@ -65,8 +66,9 @@ def channel(
 ) -> torch.Tensor:
     """Pass speech through the channel that both classes share.
 
-    It takes out the mean, cuts above 6.8 kHz, tilts the spectrum at random, trims silence at the
-    ends, lays a noise floor 35 to 45 dB below, sets the level to -26 dBFS and rounds to 16 bits.
+    It takes out the mean, tilts the spectrum at random, limits peaks softly, cuts above 6.8 kHz,
+    trims silence at the ends, lays a noise floor 35 to 45 dB below, sets the level to -26 dBFS and
+    rounds to 16 bits.
 
     Arguments
     ---------
@@ -75,7 +77,7 @@ def channel(
     rate_hz : int
         Its sample rate.
     seed : int
-        Seed of tilt and noise.
+        Seed of tilt, limit and noise.
     max_duration_s : float, optional
         Keep no more than this, from the start.
 
@@ -99,7 +101,8 @@ def channel(
     samples = _checked(waveform)
     rng = np.random.default_rng(seed)
     slope = rng.uniform(-_TILT_DB_PER_OCTAVE, _TILT_DB_PER_OCTAVE)
-    sent = _tilted(_low_passed(samples - samples.mean(), rate_hz), rate_hz, slope)
+    sent = _limited(_tilted(samples - samples.mean(), rate_hz, slope), rng.uniform(*_HEADROOM_DB))
+    sent = _low_passed(sent, rate_hz)
     sent = trim(torch.from_numpy(sent), rate_hz).numpy()
     if max_duration_s is not None:
         sent = sent[: int(max_duration_s * rate_hz)]
@@ -156,7 +159,13 @@ def _low_passed(samples: np.ndarray, rate_hz: int) -> np.ndarray:
     if rate_hz <= 2.1 * LOW_PASS_HZ:
         return samples
     low_pass = butter(8, LOW_PASS_HZ, fs=rate_hz, output="sos")
-    return sosfiltfilt(low_pass, samples, padlen=min(100, len(samples) - 1))
+    filtered = sosfiltfilt(low_pass, samples, padlen=min(100, len(samples) - 1))
+    return np.ascontiguousarray(filtered)
+
+
+def _limited(samples: np.ndarray, headroom_db: float) -> np.ndarray:
+    ceiling = _rms(samples) * _ratio(headroom_db)
+    return ceiling * np.tanh(samples / ceiling)
 
 
 def _tilted(samples: np.ndarray, rate_hz: int, slope_db_per_octave: float) -> np.ndarray:

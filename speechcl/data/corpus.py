@@ -12,6 +12,7 @@ import torch
 from speechcl.attacks.registry import find_attack, spoof
 from speechcl.data.audio import audio_duration_s, read_audio, write_audio
 from speechcl.data.channel import channel, trim
+from speechcl.data.disguise import disguise
 from speechcl.data.embedded import seed_for
 from speechcl.data.manifest import read_manifest, write_manifest
 from speechcl.data.pool import run_jobs
@@ -148,19 +149,12 @@ def _through_channel(job: _Job, clip: torch.Tensor, attack: str) -> torch.Tensor
     item_seed = seed_for(job.seed, job.row["ID"], attack)
     try:
         if attack != GENUINE:
-            clip = _fit(spoof(clip, RATE_HZ, attack, item_seed, job.row.get("text")), len(clip))
+            spoofed = spoof(clip, RATE_HZ, attack, item_seed, job.row.get("text"))
+            clip = disguise(spoofed, clip, RATE_HZ, item_seed)
         return channel(clip, RATE_HZ, item_seed, job.max_duration_s)
     except (ValueError, RuntimeError) as error:
         step = "the channel" if attack == GENUINE else f"attack {attack!r}"
         raise ValueError(f"clip {job.row['ID']!r} does not pass {step}: {error}") from error
-
-
-def _fit(waveform: torch.Tensor, length: int) -> torch.Tensor:
-    """Crop or repeat, so that an attack with its own timing is not known by its duration."""
-    if len(waveform) == length:
-        return waveform
-    spoken = trim(waveform, RATE_HZ)
-    return spoken.repeat(-(-length // len(spoken)))[:length]
 
 
 def _row(job: _Job, attack: str, path: Path) -> dict:

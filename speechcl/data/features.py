@@ -19,6 +19,7 @@ from speechcl.data.files import atomic_path
 
 SPOOF, BONAFIDE = 0, 1
 Row = Mapping[str, Any]
+Extract = Callable[[Tensor], Tensor]
 
 
 class FeatureSet(Dataset):
@@ -81,17 +82,17 @@ class FeatureSet(Dataset):
 
 def cached_features(
     rows: Sequence[Row],
-    extract: Callable[[Tensor], Tensor],
+    extract: Extract,
     folder: Path | str,
     *,
-    name: str,
     samples: int = 64_600,
     rate_hz: int = 16_000,
 ) -> Tensor:
     """Read clips, bring each to one length, extract features, and keep them on disk.
 
     Clips that are too short are repeated, longer ones are cut. What was kept is used again as long
-    as name, length and the clips (path, size and time of change) are the same.
+    as the clips (path, size and time of change) are the same and ``extract`` still gives the same
+    for a fixed probe.
 
     Arguments
     ---------
@@ -101,8 +102,6 @@ def cached_features(
         Waveform (1, samples) -> features (1, ...).
     folder : Path
         Where to keep them.
-    name : str
-        Says what ``extract`` is; a change of name or of clips computes anew.
     samples, rate_hz : int
         Length and rate of what ``extract`` sees.
 
@@ -116,11 +115,11 @@ def cached_features(
     AudioError
         If a clip cannot be read.
     """
-    file = Path(folder) / f"features-{_fingerprint(rows, name, samples, rate_hz)}.pt"
+    file = Path(folder) / f"features-{_fingerprint(rows, extract, samples, rate_hz)}.pt"
     if file.is_file():
         return torch.load(file, weights_only=True)
     found = []
-    for row in tqdm(rows, desc=f"{name} features", unit="clip", leave=False, dynamic_ncols=True):
+    for row in tqdm(rows, desc="features", unit="clip", leave=False, dynamic_ncols=True):
         waveform = to_length(read_audio(row["wav"], rate_hz), samples)
         with torch.no_grad():
             found.append(extract(waveform[None])[0])
@@ -142,10 +141,14 @@ def to_length(waveform: Tensor, samples: int) -> Tensor:
     return waveform.repeat(times)[:samples]
 
 
-def _fingerprint(rows: Sequence[Row], name: str, samples: int, rate_hz: int) -> str:
+def _fingerprint(rows: Sequence[Row], extract: Extract, samples: int, rate_hz: int) -> str:
     clips = [(str(row["wav"]), *_state(Path(row["wav"]))) for row in rows]
-    text = json.dumps([name, samples, rate_hz, clips])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    time_s = torch.arange(samples) / rate_hz
+    probe = 0.3 * torch.sin(2000.0 * time_s.square() + 500.0 * time_s)
+    with torch.no_grad():
+        answer = extract(probe[None]).contiguous().numpy().tobytes()
+    text = json.dumps([samples, rate_hz, clips])
+    return hashlib.sha256(text.encode() + answer).hexdigest()[:16]
 
 
 def _state(file: Path) -> tuple[int, int]:

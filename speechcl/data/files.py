@@ -13,7 +13,8 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that replaces it once the body has succeeded.
 
     The body writes a file, or makes a folder, at the yielded path. What it wrote is synced to
-    disk and then renamed; if the body raises, it is removed and ``path`` stays as it was.
+    disk and then renamed; if the body raises, it is removed and ``path`` stays as it was. Only a
+    kill can leave it behind; it is hidden and may be deleted.
 
     Arguments
     ---------

@@ -107,5 +107,5 @@ class Projector(nn.Module):
     def _complement_norm(self) -> Tensor:
         complement = self.away.neg()
         complement.diagonal().add_(1)
-        tiny = torch.finfo(complement.dtype).tiny
+        tiny = torch.finfo(complement.dtype).eps  # not .tiny: |P| / tiny would overflow
         return torch.linalg.matrix_norm(complement).clamp_min(tiny)

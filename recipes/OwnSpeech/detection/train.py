@@ -1,0 +1,30 @@
+"""Learn one attack after another on spoofed copies of your own genuine speech.
+
+Example: python recipes/OwnSpeech/detection/train.py recipes/OwnSpeech/detection/hparams/rwm.yaml \
+    --data_folder my_recordings
+"""
+
+import sys
+
+from own_speech_prepare import prepare
+
+from speechcl.experiment import Experiment, learn_attacks, run_recipe
+
+
+def main(argv):
+    """Run one method with one seed."""
+    experiment = Experiment(argv)
+    hparams = experiment.hparams
+    rows = experiment.on_main(
+        prepare,
+        data_folder=hparams["data_folder"],
+        folder=hparams["corpus_folder"],
+        attacks=hparams["attacks"],
+        clips_per_speaker=hparams["clips_per_speaker"],
+        workers=hparams["workers"],
+    )
+    return learn_attacks(experiment, rows, {"recipe": "OwnSpeech/detection"})
+
+
+if __name__ == "__main__":
+    sys.exit(run_recipe(main, sys.argv[1:]))

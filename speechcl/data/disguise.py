@@ -1,0 +1,97 @@
+"""Taking from spoofed speech what would give it away without listening to the attack."""
+
+import math
+
+import torch
+
+from speechcl.attacks.frames import frame_size, generator, istft, stft
+from speechcl.data.channel import trim
+
+_LEVEL_FRAME_S = 0.02
+_MAX_CORRECTION_DB = 12.0
+_QUIET_SHARE = 0.1
+_FRAME_MS = 32.0
+
+
+def disguise(
+    spoofed: torch.Tensor, genuine: torch.Tensor, rate_hz: int, seed: int = 0
+) -> torch.Tensor:
+    """Give spoofed speech the duration, the loudness over time or the background of genuine speech.
+
+    A copy that runs in step with the genuine speech follows its loudness. One that does not, such
+    as text-to-speech, is cropped or repeated to its length, gets a noise like its background and
+    then the loudness values of the genuine speech in its own order.
+
+    Arguments
+    ---------
+    spoofed : torch.Tensor
+        Spoofed speech (time,), of any length.
+    genuine : torch.Tensor
+        The speech that it was made from (time,).
+    rate_hz : int
+        Sample rate of both.
+    seed : int
+        Seed of the noise.
+
+    Returns
+    -------
+    torch.Tensor
+        Spoofed speech, as long as the genuine speech.
+
+    Example
+    -------
+    >>> genuine = torch.cat([torch.full((8000,), 0.1), torch.full((8000,), 0.2)])
+    >>> disguised = disguise(torch.full((16000,), 0.15), genuine, 16000)
+    >>> round(float(disguised[4000]), 3), round(float(disguised[12000]), 3)
+    (0.1, 0.2)
+    """
+    own_timing = len(spoofed) != len(genuine)
+    if own_timing:
+        spoken = trim(spoofed, rate_hz)
+        repeats = math.ceil(len(genuine) / len(spoken))
+        spoofed = spoken.repeat(repeats)[: len(genuine)] + background(genuine, rate_hz, seed)
+    power, target = _power_over_time(spoofed, rate_hz), _power_over_time(genuine, rate_hz)
+    if own_timing:  # the same loudness values, at other times
+        target = target.sort().values[power.argsort().argsort()]
+    most = 10 ** (_MAX_CORRECTION_DB / 10)
+    return spoofed * (target / power).clamp(1 / most, most).sqrt()
+
+
+def background(waveform: torch.Tensor, rate_hz: int, seed: int = 0) -> torch.Tensor:
+    """Return noise with the spectrum of a clip's quietest tenth.
+
+    Arguments
+    ---------
+    waveform : torch.Tensor
+        The clip (time,).
+    rate_hz : int
+        Its sample rate.
+    seed : int
+        Seed of the noise.
+
+    Returns
+    -------
+    torch.Tensor
+        Noise of the same length.
+
+    Example
+    -------
+    >>> noise = 0.1 * torch.randn(16000, generator=torch.Generator().manual_seed(0))
+    >>> round(float(background(noise, 16000).std()), 1)
+    0.1
+    """
+    size = frame_size(rate_hz, _FRAME_MS)
+    power = stft(waveform, size).abs().square()
+    level = power.sum(0)
+    quiet = power[:, level <= level.quantile(_QUIET_SHARE)].mean(1, keepdim=True)
+    noise = torch.randn(len(waveform), generator=generator(seed))
+    shape = (quiet / torch.hann_window(size).square().sum()).sqrt()
+    return istft(stft(noise, size) * shape, size, len(waveform))
+
+
+def _power_over_time(waveform: torch.Tensor, rate_hz: int) -> torch.Tensor:
+    size = int(_LEVEL_FRAME_S * rate_hz) // 2 * 2 + 1
+    power = torch.nn.functional.avg_pool1d(
+        waveform.square()[None], size, 1, size // 2, count_include_pad=False
+    )
+    return power[0] + 1e-10

@@ -1,0 +1,241 @@
+"""One run of a recipe: hyper-parameters, run folder, engine, report."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import os
+import platform
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import speechbrain as sb
+import torch
+from hyperpyyaml import load_hyperpyyaml, resolve_references
+from speechbrain.core import DEFAULT_LOG_CONFIG
+from speechbrain.utils.distributed import ddp_barrier, ddp_init_group, if_main_process
+from speechbrain.utils.logger import setup_logging
+
+from speechcl.data.features import cached_features
+from speechcl.data.splits import split_by_speaker
+from speechcl.data.streams import attack_stream
+from speechcl.engine import Engine
+from speechcl.reports import render_report, summary_table
+from speechcl.results import write_text_atomically
+from speechcl.task import Task
+
+
+class Experiment:
+    """What every recipe's ``train.py`` does before and after its own few lines.
+
+    The YAML file of a recipe has at its top level whatever a user may set on the command line, the
+    ``method``, an ``output_folder``, and under ``base`` the included fragment with ``brain``,
+    ``model`` and ``training``.
+
+    Arguments
+    ---------
+    argv : Sequence
+        Arguments of ``train.py``: the YAML file, SpeechBrain's run options, ``--key value`` pairs.
+
+    Raises
+    ------
+    ValueError
+        If the YAML file is missing, or a key on the command line is not in it.
+    """
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        self.argv = list(argv)
+        file, options, overrides = sb.parse_arguments(self.argv)
+        self.run_opts = {name: options[name] for name in options.overridden_args}
+        if not torch.cuda.is_available():
+            self.run_opts.setdefault("distributed_backend", "gloo")
+        self.run_opts.setdefault("ckpt_interval_minutes", 0 if _steps(self.run_opts) else 5)
+        if not torch.distributed.is_initialized():
+            ddp_init_group({"distributed_backend": "nccl", **self.run_opts})
+        self.hparams = _load(file, overrides)
+        self.base = self.hparams["base"]
+        self.folder = Path(self.hparams["output_folder"])
+        if if_main_process():
+            _make_folder(self.folder, file, overrides)
+        ddp_barrier()
+
+    def on_main(self, prepare: Callable[..., Any], **kwargs: Any) -> Any:
+        """Run ``prepare`` on the main process first, then on all; it must find its work done."""
+        if if_main_process():
+            prepare(**kwargs)
+        ddp_barrier()
+        return prepare(**kwargs)
+
+    def run(self, stream: Sequence[Task], about: Mapping[str, Any]) -> dict[str, Any]:
+        """Learn the stream, write results.json and report.html, print the table.
+
+        Arguments
+        ---------
+        stream : Sequence
+            The tasks.
+        about : Mapping
+            Further fields of results.json: recipe, notes, examples.
+
+        Returns
+        -------
+        dict
+            The content of results.json.
+        """
+        method = self.hparams["method"]
+        label = self.hparams.get("method_label", type(method).__name__)
+        command = " ".join(["python", os.path.relpath(sys.argv[0]), *self.argv])
+        engine = Engine(
+            brain=self.base["brain"],
+            modules={"model": self.base["model"]},
+            method=method,
+            stream=stream,
+            training=self.base["training"],
+            folder=self.folder,
+            run_opts=self.run_opts,
+            about={"method_label": label, "command": command, **_sizes(stream), **about},
+        )
+        results = engine.run()
+        if if_main_process():
+            report = render_report([self.folder], self.folder / "report.html")
+            print(summary_table([self.folder]))
+            print(f"report: {report}")
+        ddp_barrier()
+        return results
+
+
+def learn_attacks(
+    experiment: Experiment, rows: Sequence[Mapping[str, Any]], about: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Run a detection recipe on a corpus of attacks.
+
+    Speakers are dealt to training and test, features are computed or found again, the input is
+    standardised by the first task, and every attack becomes a task.
+
+    Arguments
+    ---------
+    experiment : Experiment
+        Its hyper-parameters: ``attacks``, ``split``, ``seed``, ``corpus_folder``.
+    rows : Sequence
+        Manifest rows of genuine and spoofed clips.
+    about : Mapping
+        Further fields of results.json: recipe, notes.
+
+    Returns
+    -------
+    dict
+        The content of results.json.
+    """
+    hparams, model = experiment.hparams, experiment.base["model"]
+    rows = split_by_speaker(rows, hparams["split"], hparams["seed"])
+    features = cached_features(rows, experiment.base["front_end"], hparams["corpus_folder"])
+    stream = attack_stream(rows, features, hparams["attacks"], hparams["seed"])
+    if hasattr(model, "standardise"):
+        model.standardise(stream[0].train.features)
+    return experiment.run(stream, {"examples": _examples(rows, hparams["attacks"]), **about})
+
+
+def _examples(rows: Sequence[Mapping[str, Any]], attacks: Sequence[str]) -> list[dict[str, str]]:
+    """A genuine test clip and two spoofed copies of it, to listen to."""
+    heard = [row for row in rows if row["split"] == "test"]
+    genuine = next(row for row in heard if row["attack"] == "-")
+    copies = [f"{genuine['ID']}-{attack}" for attack in attacks[:2]]
+    titles = {genuine["ID"]: "genuine", **dict(zip(copies, attacks, strict=False))}
+    return [
+        {"title": titles[row["ID"]], "wav": str(Path(row["wav"]).resolve())}
+        for row in heard
+        if row["ID"] in titles
+    ]
+
+
+def run_recipe(main: Callable[[Sequence[str]], Any], argv: Sequence[str]) -> int:
+    """Run a recipe's ``main`` as a command: one clear line and exit code 1 on bad input.
+
+    Example
+    -------
+    >>> def main(argv):
+    ...     raise ValueError("clip.wav: holds no samples")
+    >>> run_recipe(main, [])
+    1
+    """
+    try:
+        main(argv)
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from here", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        if "--debug" in argv:
+            raise
+        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        return 1
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+    return 0
+
+
+def describe_environment() -> str:
+    """Return system, python and every installed package with its version, a line each.
+
+    Example
+    -------
+    >>> "torch==" in describe_environment()
+    True
+    """
+    found = {d.metadata["Name"]: d.version for d in importlib.metadata.distributions()}
+    packages = [f"{name}=={version}" for name, version in sorted(found.items()) if name]
+    threads = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else "no CUDA device"
+    head = [platform.platform(), f"python {platform.python_version()}", threads, cuda]
+    return "\n".join([*head, *packages]) + "\n"
+
+
+def _load(file: str, overrides: str) -> dict[str, Any]:
+    if not Path(file).is_file():
+        raise ValueError(f"{file}: no such file; give the YAML of a method, such as hparams/rwm.yaml")
+    try:
+        with Path(file).open(encoding="utf-8") as stream:
+            return load_hyperpyyaml(stream, overrides)
+    except KeyError as error:
+        raise ValueError(f"{file}: {error.args[0]}") from error
+
+
+def _make_folder(folder: Path, file: str, overrides: str) -> None:
+    settings = folder / "hyperparams.yaml"
+    with Path(file).open(encoding="utf-8") as stream:
+        resolved = resolve_references(stream, overrides).read()
+    if settings.is_file() and settings.read_text(encoding="utf-8") != resolved:
+        raise ValueError(
+            f"{folder} holds a run with other settings (see its hyperparams.yaml): "
+            "give another --output_folder, or delete it"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text_atomically(settings, resolved)
+    # SpeechBrain's own description asks whichever pip is first on PATH, often another environment's
+    (folder / "env.log").write_text(describe_environment(), encoding="utf-8")
+    changes = {
+        "handlers": {
+            "file_handler": {"filename": str(folder / "log.txt")},
+            "console": {"formatter": "console"},
+        },
+        "formatters": {"console": {"format": "%(message)s"}},
+        "loggers": {"speechbrain": {"level": "WARNING"}},
+    }
+    setup_logging(DEFAULT_LOG_CONFIG, changes, default_level=logging.getLevelName(logging.INFO))
+
+
+def _sizes(stream: Sequence[Task]) -> dict[str, Any]:
+    return {
+        f"{split}_sizes": [_count(getattr(task, split)) for task in stream]
+        for split in ("train", "test")
+    }
+
+
+def _count(data: Any) -> dict[str, int]:
+    genuine = int(data.is_bonafide.sum())
+    return {"bonafide": genuine, "spoof": len(data) - genuine}
+
+
+def _steps(run_opts: Mapping[str, Any]) -> bool:
+    return run_opts.get("ckpt_interval_steps", 0) > 0
