@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -104,11 +105,19 @@ class ContinualBrain(sb.Brain):
         if self.epoch_begins:
             self.epoch_begins = False
             keep_frozen_in_eval(self.raw)
-        self.now.batch = self.method.before_batch(self.now)
-        loss = super().fit_batch(self.now.batch)
+        batch = self.now.batch = self.method.before_batch(self.now)
+        # SpeechBrain's step without the scaler and the accumulation, which the engine refuses
+        self.on_fit_batch_start(batch, True)
+        with self.training_ctx:
+            outputs = self.compute_forward(batch, sb.Stage.TRAIN)
+            loss = self.compute_objectives(outputs, batch, sb.Stage.TRAIN)
+        self.check_loss_isfinite(loss)
+        loss.backward()
+        self.optimizers_step()
+        self.on_fit_batch_end(batch, outputs, loss, True)
         if self.bar is not None:
             self.bar.update()
-        return loss
+        return loss.detach()
 
     def compute_objectives(self, predictions: Any, batch: Any, stage: sb.Stage) -> Tensor:
         """Return the method's loss in training, the problem's own otherwise."""
@@ -132,11 +141,20 @@ class ContinualBrain(sb.Brain):
 
     def check_loss_isfinite(self, loss: Tensor) -> None:
         """Stop at the first loss that is not a number: stepping on would ruin the weights."""
-        if not torch.isfinite(loss):
+        value = loss.item()
+        if not math.isfinite(value):
             raise ValueError(
-                f"the loss became {loss.item()} in task '{self.task.name}' at step "
+                f"the loss became {value} in task '{self.task.name}' at step "
                 f"{self.optimizer_step}: lower lr, or check the features of this task"
             )
+
+    def update_average(self, loss: Tensor, avg_loss: float) -> float:
+        """Return the running mean of the epoch's losses, as SpeechBrain's but without tensors."""
+        value = loss.item()
+        if math.isfinite(value):
+            avg_loss -= avg_loss / self.step
+            avg_loss += value / self.step
+        return avg_loss
 
     def init_optimizers(self) -> None:
         """Give the optimizer what the method wants trained."""

@@ -213,3 +213,30 @@ def _doctor(as_json: bool) -> None:
     print(json.dumps(found, indent=2) if as_json else describe(found))
     if found["problems"]:
         raise typer.Exit(1)
+
+
+@app.command(
+    epilog="Example: speechcl compare recipes/OwnSpeech/detection/study.yaml --data_folder mine/",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def compare(
+    context: typer.Context,
+    study: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="Methods and seeds to run.")],
+    debug: Debug = False,
+) -> None:
+    """Run methods x seeds of a recipe and compare them; other --key value go to every run.
+
+    An interrupted study goes on where it stopped.
+    """
+    with one_line_errors(debug):
+        _compare(study, context.args)
+
+
+def _compare(file: Path, overrides: list[str]) -> None:
+    from speechcl.reports import summary_table
+    from speechcl.study import read_study, run_study, write_study
+
+    study = read_study(file)
+    folders = run_study(study, overrides)
+    page = write_study(study, folders)
+    print(f"\n{summary_table(folders)}\n\n{page}")

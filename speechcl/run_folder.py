@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from speechbrain.utils.distributed import if_main_process
-from speechbrain.utils.train_logger import FileTrainLogger
 
 from speechcl.results import write_results, write_scores, write_text_atomically
 
@@ -45,20 +44,23 @@ class RunFolder:
         self.is_main = if_main_process()
         if self.is_main:
             self.save.mkdir(parents=True, exist_ok=True)
-        self.train_log = FileTrainLogger(str(self.path / "train_log.txt"))
 
     def event(self, event: str, **values: Any) -> None:
         """Append a line to events.jsonl."""
         if self.is_main:
             line = json.dumps({"time": round(time.time(), 3), "event": event, **values})
-            with (self.path / "events.jsonl").open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
+            self._append("events.jsonl", line + "\n")
 
     def epoch(self, task: str, epoch: int, loss: float) -> None:
         """Note the mean training loss of an epoch."""
         if self.is_main:
-            self.train_log.log_stats({"task": task, "epoch": epoch}, train_stats={"loss": loss})
+            line = f"task: {task}, epoch: {epoch} - train loss: {loss:.4e}\n"
+            self._append("train_log.txt", line)
         self.event("epoch", task=task, epoch=epoch, loss=loss)
+
+    def _append(self, name: str, text: str) -> None:
+        with (self.path / name).open("a", encoding="utf-8") as file:
+            file.write(text)
 
     def progress(self) -> dict[str, Any]:
         """Return what is measured so far: matrix, zero_shot and train_seconds."""
