@@ -15,7 +15,13 @@ import speechbrain as sb
 import torch
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 from speechbrain.core import DEFAULT_LOG_CONFIG
-from speechbrain.utils.distributed import ddp_barrier, ddp_init_group, if_main_process
+from speechbrain.utils.distributed import (
+    ddp_barrier,
+    ddp_init_group,
+    if_main_process,
+    is_distributed_initialized,
+    run_on_main,
+)
 from speechbrain.utils.logger import setup_logging
 
 from speechcl.data.features import cached_features
@@ -63,13 +69,12 @@ class Experiment:
 
     def on_main(self, prepare: Callable[..., Any], **kwargs: Any) -> Any:
         """Run ``prepare`` on the main process first, then on all; it must find its work done."""
-        if if_main_process():
-            prepare(**kwargs)
-        ddp_barrier()
+        if is_distributed_initialized():
+            run_on_main(prepare, kwargs=kwargs)
         return prepare(**kwargs)
 
-    def run(self, stream: Sequence[Task], about: Mapping[str, Any]) -> dict[str, Any]:
-        """Learn the stream, write results.json and report.html, print the table.
+    def run(self, stream: Sequence[Task], about: Mapping[str, Any]) -> Path:
+        """Learn the stream; write results.json and report.html.
 
         Arguments
         ---------
@@ -80,8 +85,8 @@ class Experiment:
 
         Returns
         -------
-        dict
-            The content of results.json.
+        Path
+            The run folder.
         """
         method = self.hparams["method"]
         label = self.hparams.get("method_label", type(method).__name__)
@@ -96,18 +101,16 @@ class Experiment:
             run_opts=self.run_opts,
             about={"method_label": label, "command": command, **_sizes(stream), **about},
         )
-        results = engine.run()
+        engine.run()
         if if_main_process():
-            report = render_report([self.folder], self.folder / "report.html")
-            print(summary_table([self.folder]))
-            print(f"report: {report}")
+            render_report([self.folder], self.folder / "report.html")
         ddp_barrier()
-        return results
+        return self.folder
 
 
 def learn_attacks(
     experiment: Experiment, rows: Sequence[Mapping[str, Any]], about: Mapping[str, Any]
-) -> dict[str, Any]:
+) -> Path:
     """Run a detection recipe on a corpus of attacks.
 
     Speakers are dealt to training and test, features are computed or found again, the input is
@@ -124,8 +127,8 @@ def learn_attacks(
 
     Returns
     -------
-    dict
-        The content of results.json.
+    Path
+        The run folder.
     """
     hparams, model = experiment.hparams, experiment.base["model"]
     rows = split_by_speaker(rows, hparams["split"], hparams["seed"])
@@ -149,8 +152,13 @@ def _examples(rows: Sequence[Mapping[str, Any]], attacks: Sequence[str]) -> list
     ]
 
 
-def run_recipe(main: Callable[[Sequence[str]], Any], argv: Sequence[str]) -> int:
-    """Run a recipe's ``main`` as a command: one clear line and exit code 1 on bad input.
+def run_recipe(main: Callable[[Sequence[str]], Path], argv: Sequence[str]) -> int:
+    """Run a recipe's ``main`` as a command and print its scores.
+
+    Returns
+    -------
+    int
+        The exit code: 0 done, 1 with one clear line on bad input, 130 when interrupted.
 
     Example
     -------
@@ -160,7 +168,9 @@ def run_recipe(main: Callable[[Sequence[str]], Any], argv: Sequence[str]) -> int
     1
     """
     try:
-        main(argv)
+        folder = main(argv)
+        if if_main_process():
+            print(f"\n{summary_table([folder])}\n\n{folder / 'report.html'}")
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from here", file=sys.stderr)
         return 130

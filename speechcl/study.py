@@ -123,13 +123,8 @@ def run_study(study: Study, overrides: Sequence[str] = ()) -> list[Path]:
     with _recipe(study.recipe) as main:
         for number, (method, seed, folder) in enumerate(runs := study.runs(), 1):
             print(f"run {number} of {len(runs)}: {method}, seed {seed}", flush=True)
-            main(
-                [
-                    str(study.hparams(method)),
-                    *("--seed", str(seed), "--output_folder", str(folder), *overrides),
-                ]
-            )
-            folders.append(folder)
+            own = ("--seed", str(seed), "--output_folder", str(folder))
+            folders.append(main([str(study.hparams(method)), *own, *overrides]))
     return folders
 
 
@@ -166,7 +161,7 @@ def _recipe(file: Path):
     sys.path.insert(0, str(file.parent))
     try:
         spec.loader.exec_module(module)
-        main: Callable[[Sequence[str]], Any] = module.main
+        main: Callable[[Sequence[str]], Path] = module.main
         yield main
     finally:
         sys.path.remove(str(file.parent))

@@ -144,8 +144,9 @@ def lpc_pulse(waveform: torch.Tensor, rate_hz: int, seed: int = 0) -> torch.Tens
     cycles = np.cumsum(pitch_hz / rate_hz) + rng.random()
     pulses = np.diff(np.floor(cycles), prepend=0.0) > 0
     noise = rng.standard_normal(len(waveform))
-    # a pulse carries the power that a period of unit noise has
-    excitation = np.where(voiced, pulses * np.sqrt(rate_hz / pitch_hz), noise)
+    # a pulse carries the power that a period of unit noise has; the mean would sound as rumble
+    period = rate_hz / pitch_hz
+    excitation = np.where(voiced, (pulses - 1 / period) * np.sqrt(period), noise)
     excitation = _dispersed(excitation, rate_hz)
     return _excite(waveform, torch.from_numpy(excitation.astype(np.float32)), rate_hz)
 

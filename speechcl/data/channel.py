@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 LEVEL_DBFS = -26.0
+HIGH_PASS_HZ = 50.0
 LOW_PASS_HZ = 6800.0
 _TILT_DB_PER_OCTAVE = 3.0
 _TILT_PIVOT_HZ = 1000.0
@@ -66,8 +67,7 @@ def channel(
 ) -> torch.Tensor:
     """Pass speech through the channel that both classes share.
 
-    It takes out the mean, tilts the spectrum at random, limits peaks softly, cuts above 6.8 kHz,
-    trims silence at the ends, lays a noise floor 35 to 45 dB below, sets the level to -26 dBFS and
+    It tilts the spectrum at random, limits peaks softly, cuts below 50 Hz and above 6.8 kHz, trims silence at the ends, lays a noise floor 35 to 45 dB below, sets the level to -26 dBFS and
     rounds to 16 bits.
 
     Arguments
@@ -102,7 +102,7 @@ def channel(
     rng = np.random.default_rng(seed)
     slope = rng.uniform(-_TILT_DB_PER_OCTAVE, _TILT_DB_PER_OCTAVE)
     sent = _limited(_tilted(samples - samples.mean(), rate_hz, slope), rng.uniform(*_HEADROOM_DB))
-    sent = _low_passed(sent, rate_hz)
+    sent = _band_limited(sent, rate_hz)
     sent = trim(torch.from_numpy(sent), rate_hz).numpy()
     if max_duration_s is not None:
         sent = sent[: int(max_duration_s * rate_hz)]
@@ -153,13 +153,13 @@ def _checked(waveform: torch.Tensor) -> np.ndarray:
     return waveform.detach().cpu().numpy().astype(np.float64)
 
 
-def _low_passed(samples: np.ndarray, rate_hz: int) -> np.ndarray:
+def _band_limited(samples: np.ndarray, rate_hz: int) -> np.ndarray:
     from scipy.signal import butter, sosfiltfilt
 
-    if rate_hz <= 2.1 * LOW_PASS_HZ:
-        return samples
-    low_pass = butter(8, LOW_PASS_HZ, fs=rate_hz, output="sos")
-    filtered = sosfiltfilt(low_pass, samples, padlen=min(100, len(samples) - 1))
+    sections = butter(2, HIGH_PASS_HZ, "highpass", fs=rate_hz, output="sos")
+    if rate_hz > 2.1 * LOW_PASS_HZ:
+        sections = np.vstack([sections, butter(8, LOW_PASS_HZ, fs=rate_hz, output="sos")])
+    filtered = sosfiltfilt(sections, samples, padlen=min(rate_hz // 50, len(samples) - 1))
     return np.ascontiguousarray(filtered)
 
 

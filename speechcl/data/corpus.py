@@ -85,7 +85,9 @@ def build_attack_corpus(
     folder = Path(folder)
     _check(genuine, attacks)
     jobs = [_Job(dict(row), tuple(attacks), folder, seed, max_duration_s) for row in genuine]
-    made = run_jobs(_make_clips, jobs, workers, "attack corpus")
+    # starting workers takes seconds, reading a corpus that is there does not need them
+    is_new = not all(_is_made(job) for job in jobs)
+    made = run_jobs(_make_clips, jobs, workers if is_new else 1, "attack corpus")
     manifest = folder / "manifest.csv"
     write_manifest(manifest, [row for rows in made for row in rows])
     return read_manifest(manifest, data_root=folder, disjoint_speakers=False)
@@ -114,7 +116,7 @@ def _check(genuine: list[dict], attacks: list[str]) -> None:
 
 
 def _make_clips(job: _Job) -> list[dict]:
-    source = hashlib.sha256(Path(job.row["wav"]).read_bytes()).hexdigest()
+    source = _hash_of(job.row["wav"])
     clip = None
     rows = []
     for attack in (GENUINE, *job.attacks):
@@ -124,6 +126,16 @@ def _make_clips(job: _Job) -> list[dict]:
             write_audio(path, _through_channel(job, clip, attack), RATE_HZ)
         rows.append(_row(job, attack, path))
     return rows
+
+
+def _is_made(job: _Job) -> bool:
+    source = _hash_of(job.row["wav"])
+    paths = (job.folder / _clip_name(job, attack, source) for attack in (GENUINE, *job.attacks))
+    return all(path.is_file() for path in paths)
+
+
+def _hash_of(wav: str) -> str:
+    return hashlib.sha256(Path(wav).read_bytes()).hexdigest()
 
 
 def _clip_name(job: _Job, attack: str, source: str) -> str:
