@@ -203,7 +203,9 @@ def describe_environment() -> str:
 
 def _load(file: str, overrides: str) -> dict[str, Any]:
     if not Path(file).is_file():
-        raise ValueError(f"{file}: no such file; give the YAML of a method, such as hparams/rwm.yaml")
+        raise ValueError(
+            f"{file}: no such file; give the YAML of a method, such as hparams/rwm.yaml"
+        )
     try:
         with Path(file).open(encoding="utf-8") as stream:
             return load_hyperpyyaml(stream, overrides)

@@ -50,18 +50,14 @@ class Method(nn.Module):
     TypeError: Forgetful.after_stepp looks like the hook 'after_step': use that name or another one
     """
 
-    HOOKS = (
-        "structure build train_set before_task param_groups before_batch loss after_backward "
-        "after_step after_task before_eval memory_bytes"
-    ).split()
-
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Refuse a public name that is nearly a hook: a misspelt hook would never be called."""
         super().__init_subclass__(**kwargs)
+        hooks = [name for name in vars(Method) if not name.startswith("_")]
         for name in vars(cls):
             if name.startswith("_") or hasattr(Method, name):
                 continue
-            near = difflib.get_close_matches(name, Method.HOOKS, n=1, cutoff=0.85)
+            near = difflib.get_close_matches(name, hooks, n=1, cutoff=0.85)
             if near:
                 raise TypeError(
                     f"{cls.__name__}.{name} looks like the hook '{near[0]}': "

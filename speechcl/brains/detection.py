@@ -16,7 +16,6 @@ from speechcl.data.features import BONAFIDE, FeatureSet
 from speechcl.metrics import average_eer_interval, eer
 from speechcl.task import Task
 
-
 logger = logging.getLogger(__name__)
 
 
@@ -88,7 +87,9 @@ class DetectionBrain(ContinualBrain):
         for task, scores in pairs:
             data: FeatureSet = task.test  # type: ignore[assignment]
             genuine, speakers = data.is_bonafide, data.speakers
-            tables.append((scores[genuine], scores[~genuine], speakers[genuine], speakers[~genuine]))
+            tables.append(
+                (scores[genuine], scores[~genuine], speakers[genuine], speakers[~genuine])
+            )
         return list(average_eer_interval(tables))
 
 

@@ -67,8 +67,9 @@ def channel(
 ) -> torch.Tensor:
     """Pass speech through the channel that both classes share.
 
-    It tilts the spectrum at random, limits peaks softly, cuts below 50 Hz and above 6.8 kHz, trims silence at the ends, lays a noise floor 35 to 45 dB below, sets the level to -26 dBFS and
-    rounds to 16 bits.
+    It tilts the spectrum at random, limits peaks softly, cuts below 50 Hz and above 6.8 kHz, trims
+    silence at the ends, lays a noise floor 35 to 45 dB below, sets the level to -26 dBFS and rounds
+    to 16 bits.
 
     Arguments
     ---------

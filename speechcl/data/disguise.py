@@ -5,12 +5,14 @@ import math
 import torch
 
 from speechcl.attacks.frames import frame_size, generator, istft, stft
-from speechcl.data.channel import trim
+from speechcl.data.channel import room, trim
 
 _LEVEL_FRAME_S = 0.02
 _MAX_CORRECTION_DB = 12.0
 _QUIET_SHARE = 0.1
 _FRAME_MS = 32.0
+_COLOUR_HZ = 600.0
+_TINY = 1e-10
 
 
 def disguise(
@@ -19,8 +21,9 @@ def disguise(
     """Give spoofed speech the duration, the loudness over time or the background of genuine speech.
 
     A copy that runs in step with the genuine speech follows its loudness. One that does not, such
-    as text-to-speech, is cropped or repeated to its length, gets a noise like its background and
-    then the loudness values of the genuine speech in its own order.
+    as text-to-speech, is cropped or repeated to its length, placed in a room, coloured like the
+    genuine speech, laid on a noise like its background and given its loudness values in the copy's
+    own order.
 
     Arguments
     ---------
@@ -47,9 +50,7 @@ def disguise(
     """
     own_timing = len(spoofed) != len(genuine)
     if own_timing:
-        spoken = trim(spoofed, rate_hz)
-        repeats = math.ceil(len(genuine) / len(spoken))
-        spoofed = spoken.repeat(repeats)[: len(genuine)] + background(genuine, rate_hz, seed)
+        spoofed = _in_place_of(spoofed, genuine, rate_hz, seed)
     power, target = _power_over_time(spoofed, rate_hz), _power_over_time(genuine, rate_hz)
     if own_timing:  # the same loudness values, at other times
         target = target.sort().values[power.argsort().argsort()]
@@ -89,9 +90,29 @@ def background(waveform: torch.Tensor, rate_hz: int, seed: int = 0) -> torch.Ten
     return istft(stft(noise, size) * shape, size, len(waveform))
 
 
+def _in_place_of(
+    spoofed: torch.Tensor, genuine: torch.Tensor, rate_hz: int, seed: int
+) -> torch.Tensor:
+    spoken = trim(spoofed, rate_hz)
+    spoken = spoken.repeat(math.ceil(len(genuine) / len(spoken)))[: len(genuine)]
+    size = frame_size(rate_hz, _FRAME_MS)
+    spectrum = stft(room(spoken, rate_hz, seed), size)
+    ratio = _mean_power(stft(genuine, size), rate_hz) / _mean_power(spectrum, rate_hz)
+    alike = istft(spectrum * ratio.sqrt()[:, None], size, len(genuine))
+    return alike + background(genuine, rate_hz, seed)
+
+
+def _mean_power(spectrum: torch.Tensor, rate_hz: int) -> torch.Tensor:
+    bins = round(_COLOUR_HZ / (rate_hz / 2) * len(spectrum)) // 2 * 2 + 1
+    return _smoothed(spectrum.abs().square().mean(1), bins)
+
+
 def _power_over_time(waveform: torch.Tensor, rate_hz: int) -> torch.Tensor:
-    size = int(_LEVEL_FRAME_S * rate_hz) // 2 * 2 + 1
-    power = torch.nn.functional.avg_pool1d(
-        waveform.square()[None], size, 1, size // 2, count_include_pad=False
+    return _smoothed(waveform.square(), int(_LEVEL_FRAME_S * rate_hz) // 2 * 2 + 1)
+
+
+def _smoothed(values: torch.Tensor, size: int) -> torch.Tensor:
+    mean = torch.nn.functional.avg_pool1d(
+        values[None], size, 1, size // 2, count_include_pad=False
     )
-    return power[0] + 1e-10
+    return mean[0] + _TINY

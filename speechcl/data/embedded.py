@@ -40,8 +40,25 @@ _TEMPLATES = (
 )
 _WORDS = {
     "count": ["two", "three", "seven", "eleven", "fifteen", "twenty", "forty"],
-    "things": ["letters", "oranges", "blankets", "hammers", "pictures", "tickets", "umbrellas", "candles"],
-    "place": ["the harbour", "the old bridge", "the railway station", "the village school", "the museum", "the northern gate", "the garden"],
+    "things": [
+        "letters",
+        "oranges",
+        "blankets",
+        "hammers",
+        "pictures",
+        "tickets",
+        "umbrellas",
+        "candles",
+    ],
+    "place": [
+        "the harbour",
+        "the old bridge",
+        "the railway station",
+        "the village school",
+        "the museum",
+        "the northern gate",
+        "the garden",
+    ],
     "day": ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"],
     "job": ["teacher", "doctor", "farmer", "painter", "driver", "baker", "gardener", "singer"],
 }

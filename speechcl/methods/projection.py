@@ -207,15 +207,14 @@ def mean_rows(layer: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def _patches(layer: nn.Module, mean: Tensor) -> Tensor:
-    def pair(value: tuple) -> tuple:
-        return value if len(value) == 2 else (one, *value)
-
-    one = 1
-    flat = isinstance(layer, nn.Conv1d)
-    kernel, dilation, stride = (pair(getattr(layer, n)) for n in ("kernel_size", "dilation", "stride"))
-    padding = (0, *layer.padding) if flat else layer.padding  # type: ignore[misc]
-    image = mean[None, :, None] if flat else mean[None]
-    return functional.unfold(image, kernel, dilation, padding, stride)[0].T
+    """Unfold (channels, [height,] width) into one row per output position."""
+    names = ("kernel_size", "dilation", "padding", "stride")
+    kernel, dilation, padding, stride = (getattr(layer, name) for name in names)
+    if isinstance(layer, nn.Conv1d):  # an image of height 1
+        mean = mean[:, None]
+        kernel, dilation, stride = ((1, *value) for value in (kernel, dilation, stride))
+        padding = (0, *padding)
+    return functional.unfold(mean[None], kernel, dilation, padding, stride)[0].T
 
 
 def joined_gradient(layer: nn.Module) -> Tensor | None:
