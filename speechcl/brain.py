@@ -63,6 +63,7 @@ class ContinualBrain(sb.Brain):
         self.now: Step
         self.bar: tqdm | None = None
         self.scores: list[Tensor] = []
+        self.epoch_begins = True
 
     # ---- what a problem brain adds
     def task_loss(self, outputs: Any, batch: Any, stage: sb.Stage) -> Tensor:

@@ -203,7 +203,7 @@ class RandomState:
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
         return {
             "python": random.getstate(),
-            "numpy": [kind, torch.from_numpy(keys.astype(numpy.int64)), *rest],
+            "numpy": [kind, torch.from_numpy(numpy.asarray(keys, dtype=numpy.int64)), *rest],
             "torch": torch.get_rng_state(),
             "cuda": cuda,
         }

@@ -135,7 +135,7 @@ def learn_attacks(
     features = cached_features(rows, experiment.base["front_end"], hparams["corpus_folder"])
     stream = attack_stream(rows, features, hparams["attacks"], hparams["seed"])
     if hasattr(model, "standardise"):
-        model.standardise(stream[0].train.features)
+        model.standardise(stream[0].train.features)  # type: ignore[attr-defined]
     return experiment.run(stream, {"examples": _examples(rows, hparams["attacks"]), **about})
 
 

@@ -50,6 +50,8 @@ class LFCC(nn.Module):
         self.spectrum = torchaudio.transforms.Spectrogram(
             n_fft, window, hop, window_fn=torch.hamming_window, power=2.0, pad_mode="constant"
         )
+        self.bank: Tensor
+        self.dct: Tensor
         bank = torchaudio.functional.linear_fbanks(n_fft // 2 + 1, 0.0, top_hz, filters, rate_hz)
         self.register_buffer("bank", bank, persistent=False)
         dct = torchaudio.functional.create_dct(coefficients, filters, norm="ortho")

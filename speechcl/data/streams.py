@@ -57,11 +57,11 @@ def attack_stream(
     places: dict[tuple[str, str], list[int]] = {}
     for place, row in enumerate(rows):
         places.setdefault((row["split"], row["attack"]), []).append(place)
-    genuine = list(places.get(("train", "-"), []))
-    random.Random(seed).shuffle(genuine)
+    dealt = list(places.get(("train", "-"), []))
+    random.Random(seed).shuffle(dealt)
     parts = []
     for number, attack in enumerate(attacks):
-        train = (genuine[number :: len(attacks)], places.get(("train", attack), []))
+        train = (dealt[number :: len(attacks)], places.get(("train", attack), []))
         test = (places.get(("test", "-"), []), places.get(("test", attack), []))
         if not all(train + test):
             raise ValueError(
@@ -69,7 +69,8 @@ def attack_stream(
                 f"training clips, {len(test[0])} and {len(test[1])} test clips: "
                 "each must be at least 1; add genuine speech of more speakers"
             )
-        parts.append((attack, *(_subset(rows, features, a + b) for a, b in (train, test))))
+        sets = [_subset(rows, features, genuine + spoofed) for genuine, spoofed in (train, test)]
+        parts.append((attack, sets[0], sets[1]))
     return make_stream(parts)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import fnmatch
 import logging
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from speechcl.engine import Engine
 
 logger = logging.getLogger(__name__)
+
+Layer = nn.Linear | nn.Conv1d | nn.Conv2d
 
 
 class GradientProjection(Method):
@@ -60,7 +62,8 @@ class GradientProjection(Method):
     # ---- hooks, in the order in which they are called
     def structure(self) -> dict:
         """Width of the input of each protected layer."""
-        return {"widths": {key: len(one.matrix()) for key, one in self.projectors.items()}}
+        found = self.projectors.items()
+        return {"widths": {key: len(cast(Projector, one).matrix()) for key, one in found}}
 
     def build(self, modules: nn.ModuleDict, structure: dict) -> None:
         """Make the projectors that are missing."""
@@ -82,8 +85,7 @@ class GradientProjection(Method):
         if step.index == 0:
             _warn_about_optimizer(step.brain.optimizer)
         self._seen = {key: [] for key in self.projectors}
-        for key in self.projectors:
-            layer = step.modules.get_submodule(key.replace("/", "."))
+        for key, _, layer in self._protected(step.modules):
             self._handles.append(layer.register_forward_pre_hook(self._listen(key)))
         return step.batch
 
@@ -97,9 +99,8 @@ class GradientProjection(Method):
 
     def absorb(self, step: Step) -> None:
         """Update each projector with this batch."""
-        for key, heard in self._seen.items():
-            for rows in heard:
-                projector = self.projectors[key]
+        for key, projector, _ in self._protected(step.modules):
+            for rows in self._seen[key]:
                 if len(rows) == 1:
                     projector.absorb(rows)
                 else:
@@ -111,8 +112,7 @@ class GradientProjection(Method):
             return
         self.projected_steps += 1
         angle = float(self.angle(step))
-        for key, projector in self.projectors.items():
-            layer = step.modules.get_submodule(key.replace("/", "."))
+        for _, projector, layer in self._protected(step.modules):
             grad = joined_gradient(layer)
             if grad is not None:
                 put_gradient(layer, self.rotate(projector, grad, angle))
@@ -121,15 +121,20 @@ class GradientProjection(Method):
         """Return the rotated gradient of one layer, shape (out, width)."""
         return projector.rotate(grad, angle)
 
-    def _listen(self, key: str):
-        def hook(layer: nn.Module, inputs: tuple) -> None:
+    def _protected(self, modules: nn.ModuleDict) -> Iterator[tuple[str, Projector, Layer]]:
+        for key, projector in self.projectors.items():
+            layer = modules.get_submodule(key.replace("/", "."))
+            yield key, cast(Projector, projector), cast(Layer, layer)
+
+    def _listen(self, key: str) -> Callable:
+        def hook(layer: Layer, inputs: tuple) -> None:
             if torch.is_grad_enabled():
                 self._seen[key].append(mean_rows(layer, inputs[0].detach().float()))
 
         return hook
 
 
-def protected_layers(modules: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Module]:
+def protected_layers(modules: nn.Module, patterns: Sequence[str]) -> dict[str, Layer]:
     """Find the trainable layers that a projector can protect, by key (the name with ``/``).
 
     Raises
@@ -161,7 +166,7 @@ def protected_layers(modules: nn.Module, patterns: Sequence[str]) -> dict[str, n
     return found
 
 
-def width(layer: nn.Module) -> int:
+def width(layer: Layer) -> int:
     """Return the inputs that one output of a layer sees, the bias's constant 1 included.
 
     Example
@@ -169,10 +174,10 @@ def width(layer: nn.Module) -> int:
     >>> width(nn.Conv2d(3, 8, kernel_size=(2, 5)))
     31
     """
-    return math.prod(layer.weight.shape[1:]) + (layer.bias is not None)  # type: ignore[operator,arg-type]
+    return math.prod(layer.weight.shape[1:]) + (layer.bias is not None)
 
 
-def mean_rows(layer: nn.Module, inputs: Tensor) -> Tensor:
+def mean_rows(layer: Layer, inputs: Tensor) -> Tensor:
     """Return the batch mean of a layer's input as rows of its unfolded weight.
 
     Arguments
@@ -206,7 +211,7 @@ def mean_rows(layer: nn.Module, inputs: Tensor) -> Tensor:
     return rows
 
 
-def _patches(layer: nn.Module, mean: Tensor) -> Tensor:
+def _patches(layer: Layer, mean: Tensor) -> Tensor:
     """Unfold (channels, [height,] width) into one row per output position."""
     names = ("kernel_size", "dilation", "padding", "stride")
     kernel, dilation, padding, stride = (getattr(layer, name) for name in names)
@@ -217,7 +222,7 @@ def _patches(layer: nn.Module, mean: Tensor) -> Tensor:
     return functional.unfold(mean[None], kernel, dilation, padding, stride)[0].T
 
 
-def joined_gradient(layer: nn.Module) -> Tensor | None:
+def joined_gradient(layer: Layer) -> Tensor | None:
     """Return the gradient of weight and bias as one (out, width) matrix, None without one.
 
     Example
@@ -229,13 +234,14 @@ def joined_gradient(layer: nn.Module) -> Tensor | None:
     """
     if layer.weight.grad is None:
         return None
-    grad = layer.weight.grad.flatten(1)  # type: ignore[operator]
+    grad = layer.weight.grad.flatten(1)
     if layer.bias is None:
         return grad
-    return torch.cat([grad, layer.bias.grad[:, None]], dim=1)  # type: ignore[index]
+    bias = layer.bias.grad if layer.bias.grad is not None else torch.zeros_like(layer.bias)
+    return torch.cat([grad, bias[:, None]], dim=1)
 
 
-def put_gradient(layer: nn.Module, grad: Tensor) -> None:
+def put_gradient(layer: Layer, grad: Tensor) -> None:
     """Write a ``joined_gradient`` back.
 
     Example
@@ -246,10 +252,11 @@ def put_gradient(layer: nn.Module, grad: Tensor) -> None:
     >>> layer.weight.grad, layer.bias.grad
     (tensor([[5., 6.]]), tensor([7.]))
     """
-    inputs = math.prod(layer.weight.shape[1:])  # type: ignore[arg-type]
-    layer.weight.grad.copy_(grad[:, :inputs].view_as(layer.weight))  # type: ignore[operator,union-attr,arg-type]
-    if layer.bias is not None:
-        layer.bias.grad.copy_(grad[:, inputs])  # type: ignore[operator,union-attr]
+    assert layer.weight.grad is not None
+    inputs = math.prod(layer.weight.shape[1:])
+    layer.weight.grad.copy_(grad[:, :inputs].view_as(layer.weight))
+    if layer.bias is not None and layer.bias.grad is not None:
+        layer.bias.grad.copy_(grad[:, inputs])
 
 
 def _warn_about_optimizer(optimizer: torch.optim.Optimizer) -> None:

@@ -1,0 +1,45 @@
+"""What the guides show works as shown."""
+
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from speechcl.method import Method, Step
+from tests.toy import same, toy_engine
+
+GUIDE = Path(__file__).parents[1] / "docs" / "adding-a-method.md"
+
+
+def guide_class():
+    code = re.search(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL).group(1)
+    names = {"Method": Method, "Step": Step, "Tensor": Tensor, "torch": torch}
+    exec(code, names)
+    return names["StayClose"]
+
+
+def test_the_guides_method_remembers_and_holds_the_weights(tmp_path):
+    make = guide_class()
+    free = toy_engine(tmp_path / "free", make(strength=0.0), tasks=2)
+    free.run()
+    held = toy_engine(tmp_path / "held", make(strength=10.0), tasks=2)
+    held.run()
+
+    def drift(engine):
+        first = toy_engine(tmp_path / f"first {id(engine)}", Method(), tasks=1)
+        first.run()
+        start = dict(first.modules.named_parameters())
+        return sum((p - start[n]).norm() for n, p in engine.modules.named_parameters())
+
+    assert drift(held) < 0.5 * drift(free)
+    again = toy_engine(tmp_path / "held", make(strength=10.0), tasks=2)
+    again.run()
+    assert same(again.method.state_dict(), held.method.state_dict())
+
+
+def test_every_hook_of_the_guide_exists():
+    shown = re.findall(r"^\| (`.*?`) \|", GUIDE.read_text(), re.MULTILINE)
+    hooks = {name for cell in shown for name in re.findall(r"(\w+)\(", cell)}
+    assert len(hooks) == 11
+    assert hooks <= set(vars(Method))
