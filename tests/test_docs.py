@@ -43,3 +43,11 @@ def test_every_hook_of_the_guide_exists():
     hooks = {name for cell in shown for name in re.findall(r"(\w+)\(", cell)}
     assert len(hooks) == 11
     assert hooks <= set(vars(Method))
+
+
+def test_the_readmes_library_example_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    readme = GUIDE.parents[1] / "README.md"
+    code = re.search(r"```python\n(.*?)```", readme.read_text(), re.DOTALL).group(1)
+    exec(code, {})
+    assert "forgetting" in capsys.readouterr().out

@@ -5,7 +5,7 @@ import math
 import torch
 
 from speechcl.attacks.frames import frame_size, generator, istft, stft
-from speechcl.data.channel import room, trim
+from speechcl.data.channel import trim
 
 _LEVEL_FRAME_S = 0.02
 _MAX_CORRECTION_DB = 12.0
@@ -13,6 +13,7 @@ _QUIET_SHARE = 0.1
 _FRAME_MS = 32.0
 _COLOUR_HZ = 600.0
 _TINY = 1e-10
+_ROUNDS = 3
 
 
 def disguise(
@@ -21,9 +22,9 @@ def disguise(
     """Give spoofed speech the duration, the loudness over time or the background of genuine speech.
 
     A copy that runs in step with the genuine speech follows its loudness. One that does not, such
-    as text-to-speech, is cropped or repeated to its length, placed in a room, coloured like the
-    genuine speech, laid on a noise like its background and given its loudness values in the copy's
-    own order.
+    as text-to-speech, is cropped or repeated to its length, coloured like the genuine speech, laid
+    on a noise like its background, and given its values of loudness and amplitude in an order of
+    its own.
 
     Arguments
     ---------
@@ -48,14 +49,16 @@ def disguise(
     >>> round(float(disguised[4000]), 3), round(float(disguised[12000]), 3)
     (0.1, 0.2)
     """
-    own_timing = len(spoofed) != len(genuine)
-    if own_timing:
-        spoofed = _in_place_of(spoofed, genuine, rate_hz, seed)
-    power, target = _power_over_time(spoofed, rate_hz), _power_over_time(genuine, rate_hz)
-    if own_timing:  # the same loudness values, at other times
-        target = target.sort().values[power.argsort().argsort()]
-    most = 10 ** (_MAX_CORRECTION_DB / 10)
-    return spoofed * (target / power).clamp(1 / most, most).sqrt()
+    if len(spoofed) == len(genuine):
+        return _levelled(spoofed, _power_over_time(genuine, rate_hz), rate_hz)
+    spoken = _coloured(_fitted(trim(spoofed, rate_hz), len(genuine)), genuine, rate_hz)
+    spoken = spoken + background(genuine, rate_hz, seed)
+    power = _power_over_time(genuine, rate_hz)
+    for _ in range(_ROUNDS):  # matching one distribution disturbs the other a little
+        spoken = _ranked(genuine.abs(), spoken.abs()) * spoken.sign()
+        target = _ranked(power, _power_over_time(spoken, rate_hz))
+        spoken = _levelled(spoken, target, rate_hz)
+    return spoken
 
 
 def background(waveform: torch.Tensor, rate_hz: int, seed: int = 0) -> torch.Tensor:
@@ -90,16 +93,26 @@ def background(waveform: torch.Tensor, rate_hz: int, seed: int = 0) -> torch.Ten
     return istft(stft(noise, size) * shape, size, len(waveform))
 
 
-def _in_place_of(
-    spoofed: torch.Tensor, genuine: torch.Tensor, rate_hz: int, seed: int
-) -> torch.Tensor:
-    spoken = trim(spoofed, rate_hz)
-    spoken = spoken.repeat(math.ceil(len(genuine) / len(spoken)))[: len(genuine)]
+def _fitted(waveform: torch.Tensor, length: int) -> torch.Tensor:
+    return waveform.repeat(math.ceil(length / len(waveform)))[:length]
+
+
+def _ranked(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Put values in the order of others: the largest where those are largest, and so on."""
+    return values.sort().values[like.argsort(stable=True).argsort(stable=True)]
+
+
+def _levelled(waveform: torch.Tensor, target: torch.Tensor, rate_hz: int) -> torch.Tensor:
+    most = 10 ** (_MAX_CORRECTION_DB / 10)
+    gain = (target / _power_over_time(waveform, rate_hz)).clamp(1 / most, most)
+    return waveform * gain.sqrt()
+
+
+def _coloured(waveform: torch.Tensor, like: torch.Tensor, rate_hz: int) -> torch.Tensor:
     size = frame_size(rate_hz, _FRAME_MS)
-    spectrum = stft(room(spoken, rate_hz, seed), size)
-    ratio = _mean_power(stft(genuine, size), rate_hz) / _mean_power(spectrum, rate_hz)
-    alike = istft(spectrum * ratio.sqrt()[:, None], size, len(genuine))
-    return alike + background(genuine, rate_hz, seed)
+    spectrum = stft(waveform, size)
+    ratio = _mean_power(stft(like, size), rate_hz) / _mean_power(spectrum, rate_hz)
+    return istft(spectrum * ratio.sqrt()[:, None], size, len(waveform))
 
 
 def _mean_power(spectrum: torch.Tensor, rate_hz: int) -> torch.Tensor:

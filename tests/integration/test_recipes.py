@@ -1,0 +1,158 @@
+"""The recipes as a user runs them, on a corpus of a few clips."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from speechcl.data.embedded import build_embedded
+from speechcl.results import read_results, read_scores
+from speechcl.study import read_study, run_study, write_study
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+QUICK = ["--voices", "8", "--sentences", "2", "--epochs", "2", "--workers", "1"]
+ATTACKS = ["--attacks", "[mulaw, random_phase]"]
+
+
+def study_file(folder: Path, recipe: str, methods, **changes) -> Path:
+    file = folder / "study.yaml"
+    fields = {
+        "title": "A test",
+        "recipe": str(RECIPES / recipe / "detection" / "train.py"),
+        "output_folder": str(folder / "results"),
+        "methods": methods,
+        "seeds": [1],
+        **changes,
+    }
+    file.write_text(yaml.safe_dump(fields))
+    return file
+
+
+def options(folder: Path) -> list[str]:
+    return [*ATTACKS, "--corpus_folder", str(folder / "corpus"), "--noprogressbar"]
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    """Return a finished study of all methods and its folder."""
+    folder = tmp_path_factory.mktemp("quick")
+    methods = [file.stem for file in (RECIPES / "QuickStart/detection/hparams").glob("*.yaml")]
+    study = read_study(study_file(folder, "QuickStart", sorted(methods)))
+    folders = run_study(study, [*QUICK, *options(folder)])
+    return study, folders, folder
+
+
+def test_quickstart_leaves_a_whole_run_folder(quick):
+    _, folders, _ = quick
+    assert len(folders) == 6
+    for folder in folders:
+        results = read_results(folder / "results.json")
+        assert results["stream"] == ["mulaw", "random_phase"]
+        assert "synthetic" in results["notes"][0]
+        assert results["train_sizes"][0]["bonafide"] > 0
+        assert results["average_interval"][0] <= results["average_interval"][1]
+        scores = read_scores(folder / "scores" / "task_01.csv")
+        assert set(scores["test_task"]) == {"mulaw", "random_phase"}
+        names = ("hyperparams.yaml", "env.log", "train_log.txt", "events.jsonl", "report.html")
+        assert all((folder / name).stat().st_size for name in names)
+
+
+def test_the_matrix_follows_from_the_scores(quick):
+    from speechcl.metrics import eer
+
+    results = read_results(quick[1][0] / "results.json")
+    scores = read_scores(quick[1][0] / "scores" / "task_01.csv")
+    for task, value in zip(results["stream"], results["matrix"][1], strict=True):
+        mine = scores["test_task"] == task
+        genuine = scores["label"] == "bonafide"
+        found = eer(scores["score"][mine & genuine], scores["score"][mine & ~genuine])[0]
+        assert found == pytest.approx(value)
+
+
+def test_study_report_and_json(quick):
+    study, folders, _ = quick
+    page = write_study(study, folders).read_text()
+    assert "A test" in page
+    assert "synthetic" in page
+    found = json.loads((study.output_folder / "study.json").read_text())
+    assert len(found["methods"]) == 6
+    assert set(found["methods"][0]["final"]) == {"mulaw", "random_phase"}
+
+
+def test_a_study_goes_on_after_ctrl_c(quick, monkeypatch):
+    study, folders, folder = quick
+    expected = read_results(folders[0] / "results.json")["matrix"]
+    shutil.rmtree(folders[0])
+    from speechcl.engine import Engine
+
+    inner, calls = Engine._record, []
+
+    def interrupted(self, task, progress):
+        inner(self, task, progress)
+        calls.append(task.name)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Engine, "_record", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_study(study, [*QUICK, *options(folder)])
+    run_study(study, [*QUICK, *options(folder)])
+    assert calls == ["mulaw", "random_phase"]
+    assert read_results(folders[0] / "results.json")["matrix"] == expected
+
+
+def test_other_settings_in_the_same_folder_are_refused(quick):
+    study, _, folder = quick
+    changed = ["3" if one == "2" else one for one in QUICK]
+    with pytest.raises(ValueError, match="holds a run with other settings"):
+        run_study(study, [*changed, *options(folder)])
+
+
+def test_a_misspelt_setting_is_refused(quick):
+    study, _, folder = quick
+    with pytest.raises(ValueError, match="'epoch' not found"):
+        run_study(study, [*QUICK, *options(folder), "--epoch", "3"])
+
+
+@pytest.mark.parametrize("method", ["rwm", "rwm_lcnn"])
+def test_own_speech_learns_from_a_folder(method, tmp_path):
+    rows = build_embedded(tmp_path / "voices", voices=6, sentences=2, workers=1)
+    for row in rows:
+        target = tmp_path / "mine" / row["speaker"] / Path(row["wav"]).name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(row["wav"], target)
+    study = read_study(study_file(tmp_path, "OwnSpeech", [method]))
+    more = ["--data_folder", str(tmp_path / "mine"), "--epochs", "1", "--workers", "1"]
+    folder = run_study(study, [*options(tmp_path), *more])[0]
+    results = read_results(folder / "results.json")
+    assert len(results["matrix"]) == 2
+    assert results["memory_bytes"] > 0
+
+
+def test_own_speech_says_that_it_needs_data(tmp_path):
+    study = read_study(study_file(tmp_path, "OwnSpeech", ["rwm"]))
+    with pytest.raises(ValueError, match="data_folder"):
+        run_study(study, options(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seeds": []}, "seeds"),
+        ({"methods": "rwm"}, "methods"),
+        ({"methods": ["nothing"]}, "does not exist"),
+        ({"extra": 1}, "exactly the fields"),
+    ],
+)
+def test_a_wrong_study_is_refused(change, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        read_study(study_file(tmp_path, **{"recipe": "QuickStart", "methods": ["rwm"], **change}))
+
+
+def test_a_study_executes_nothing(tmp_path):
+    file = tmp_path / "study.yaml"
+    file.write_text("title: !!python/object/apply:os.system ['touch owned']\n")
+    with pytest.raises(ValueError, match="not plain YAML"):
+        read_study(file)
