@@ -112,7 +112,7 @@ class Engine:
         about: dict[str, Any] | None = None,
     ) -> None:
         self.stream, self.method, self.training = list(stream), method, training
-        self.run_opts = _checked(run_opts)
+        self.run_opts = check_run_opts(run_opts)
         self.make_brain, self.about = brain, dict(about or {})
         self.modules = nn.ModuleDict(modules)
         self.folder = RunFolder(folder)
@@ -328,13 +328,18 @@ def _agreed(decision: bool) -> bool:
     return decisions[0]
 
 
-def _checked(run_opts: Any) -> dict[str, Any]:
+def check_run_opts(run_opts: Any) -> dict[str, Any]:
     """Refuse run options under which the hooks would see wrong gradients.
 
     Raises
     ------
     ValueError
         For fp16 and for gradient accumulation.
+
+    Example
+    -------
+    >>> check_run_opts({"precision": "bf16"})
+    {'precision': 'bf16'}
     """
     options = dict(run_opts or {})
     if "fp16" in (options.get("precision"), options.get("eval_precision")) or options.get(

@@ -27,7 +27,7 @@ from speechbrain.utils.logger import setup_logging
 from speechcl.data.features import cached_features
 from speechcl.data.splits import split_by_speaker
 from speechcl.data.streams import attack_stream
-from speechcl.engine import Engine
+from speechcl.engine import Engine, check_run_opts
 from speechcl.reports import render_report, summary_table
 from speechcl.results import write_text_atomically
 from speechcl.task import Task
@@ -54,7 +54,7 @@ class Experiment:
     def __init__(self, argv: Sequence[str]) -> None:
         self.argv = list(argv)
         file, options, overrides = sb.parse_arguments(self.argv)
-        self.run_opts = {name: options[name] for name in options.overridden_args}
+        self.run_opts = check_run_opts({name: options[name] for name in options.overridden_args})
         if not torch.cuda.is_available():
             self.run_opts.setdefault("distributed_backend", "gloo")
         self.run_opts.setdefault("ckpt_interval_minutes", 0 if _steps(self.run_opts) else 5)

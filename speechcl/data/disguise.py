@@ -5,7 +5,7 @@ import math
 import torch
 
 from speechcl.attacks.frames import frame_size, generator, istft, stft
-from speechcl.data.channel import trim
+from speechcl.data.channel import band_limit, trim
 
 _LEVEL_FRAME_S = 0.02
 _MAX_CORRECTION_DB = 12.0
@@ -49,7 +49,10 @@ def disguise(
     >>> round(float(disguised[4000]), 3), round(float(disguised[12000]), 3)
     (0.1, 0.2)
     """
-    if len(spoofed) == len(genuine):
+    in_step = len(spoofed) == len(genuine)
+    # what the channel will cut off must not take part in the comparison
+    spoofed, genuine = band_limit(spoofed, rate_hz), band_limit(genuine, rate_hz)
+    if in_step:
         return _levelled(spoofed, _power_over_time(genuine, rate_hz), rate_hz)
     spoken = _coloured(_fitted(trim(spoofed, rate_hz), len(genuine)), genuine, rate_hz)
     spoken = spoken + background(genuine, rate_hz, seed)

@@ -143,8 +143,17 @@ def test_nothing_is_left_on_the_model(name, tmp_path):
 
 @every_method
 def test_bf16_trains(name, tmp_path):
-    results = toy_engine(tmp_path, METHODS[name](), tasks=2, precision="bf16").run()
+    short = toy_engine(tmp_path / "bf16", METHODS[name](), tasks=2, precision="bf16")
+    results = short.run()
     assert all(0 <= value <= 100 for row in results["matrix"] for value in row)
+    exact = toy_engine(tmp_path / "fp32", METHODS[name](), tasks=2)
+    exact.run()
+    for key, value in weights(exact).items():
+        found = weights(short)[key]
+        assert found.dtype == torch.float32
+        assert not torch.equal(found, value), "it did not train in bfloat16"
+        if name != "RWM official":  # it amplifies rounding noise
+            torch.testing.assert_close(found, value, rtol=0, atol=0.05)
 
 
 @every_method

@@ -6,13 +6,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from speechbrain.utils.importutils import LazyModule
 
 from speechcl.memory import Projector
-
-# Hypothesis asks every loaded module for its file; SpeechBrain's lazy ones would import packages
-# that are not installed in order to answer.
-LazyModule.__file__ = None
 
 seeds = st.integers(0, 10_000)
 

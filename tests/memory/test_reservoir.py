@@ -6,11 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from speechbrain.utils.importutils import LazyModule
 
 from speechcl.memory import Reservoir
-
-LazyModule.__file__ = None  # see tests/memory/test_projector.py
 
 
 def items(first, size):
