@@ -13,7 +13,7 @@ _QUIET_SHARE = 0.1
 _FRAME_MS = 32.0
 _COLOUR_HZ = 600.0
 _TINY = 1e-10
-_ROUNDS = 3
+_ROUNDS = 7
 
 
 def disguise(
@@ -56,11 +56,12 @@ def disguise(
         return _levelled(spoofed, _power_over_time(genuine, rate_hz), rate_hz)
     spoken = _coloured(_fitted(trim(spoofed, rate_hz), len(genuine)), genuine, rate_hz)
     spoken = spoken + background(genuine, rate_hz, seed)
-    power = _power_over_time(genuine, rate_hz)
+    power = _power_over_time(genuine, rate_hz).sort().values
+    amplitude = genuine.abs().sort().values
     for _ in range(_ROUNDS):  # matching one distribution disturbs the other a little
-        spoken = _ranked(genuine.abs(), spoken.abs()) * spoken.sign()
-        target = _ranked(power, _power_over_time(spoken, rate_hz))
+        target = _in_order_of(_power_over_time(spoken, rate_hz), power)
         spoken = _levelled(spoken, target, rate_hz)
+        spoken = _in_order_of(spoken.abs(), amplitude) * spoken.sign()
     return spoken
 
 
@@ -100,9 +101,11 @@ def _fitted(waveform: torch.Tensor, length: int) -> torch.Tensor:
     return waveform.repeat(math.ceil(length / len(waveform)))[:length]
 
 
-def _ranked(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Put values in the order of others: the largest where those are largest, and so on."""
-    return values.sort().values[like.argsort(stable=True).argsort(stable=True)]
+def _in_order_of(like: torch.Tensor, ascending: torch.Tensor) -> torch.Tensor:
+    """Place values in the order of others: the largest where those are largest, and so on."""
+    placed = torch.empty_like(ascending)
+    placed[like.argsort(stable=True)] = ascending
+    return placed
 
 
 def _levelled(waveform: torch.Tensor, target: torch.Tensor, rate_hz: int) -> torch.Tensor:
@@ -128,7 +131,5 @@ def _power_over_time(waveform: torch.Tensor, rate_hz: int) -> torch.Tensor:
 
 
 def _smoothed(values: torch.Tensor, size: int) -> torch.Tensor:
-    mean = torch.nn.functional.avg_pool1d(
-        values[None], size, 1, size // 2, count_include_pad=False
-    )
+    mean = torch.nn.functional.avg_pool1d(values[None], size, 1, size // 2, count_include_pad=False)
     return mean[0] + _TINY

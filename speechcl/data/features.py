@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
@@ -115,9 +116,9 @@ def cached_features(
     AudioError
         If a clip cannot be read.
     """
-    file = Path(folder) / f"features-{_fingerprint(rows, extract, samples, rate_hz)}.pt"
+    file = Path(folder) / f"features-{_fingerprint(rows, extract, samples, rate_hz)}.safetensors"
     if file.is_file():
-        return torch.load(file, weights_only=True)
+        return load_file(file)["features"]
     found = []
     for row in tqdm(rows, desc="features", unit="clip", leave=False, dynamic_ncols=True):
         waveform = to_length(read_audio(row["wav"], rate_hz), samples)
@@ -125,7 +126,7 @@ def cached_features(
             found.append(extract(waveform[None])[0])
     features = torch.stack(found)
     with atomic_path(file) as temporary:
-        torch.save(features, temporary)
+        save_file({"features": features}, temporary)
     return features
 
 
