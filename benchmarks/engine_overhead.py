@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from timing import arguments, interleaved, report
+from timing import arguments, interleaved, keep_freed_memory, report
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
@@ -139,6 +139,7 @@ def engine(model: nn.Module, data: FeatureSet, epochs: int) -> tuple[float, floa
 
 def main() -> None:
     quick = arguments(__doc__).quick
+    keep_freed_memory()
     logging.disable(logging.WARNING)
     for name, make, shape, steps, epochs, repeats, target in [
         ("mlp", mlp, (784,), 200, 2, 21, 1.10),

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import speechbrain as sb
 import torch
-from timing import arguments, interleaved, report, seconds
+from timing import arguments, interleaved, keep_freed_memory, report, seconds
 from torch import nn
 
 from speechcl import Engine, Method, Training
@@ -111,13 +111,14 @@ class Steps:
         ]
 
     def __call__(self) -> None:
+        """Take one step of the second task."""
         self.brain.step += 1
         self.brain.fit_batch(self.batch)
 
     def difference_from_fp64(self) -> float:
         """Compare each projector with ``inverse(I + X'X / alpha)`` in fp64, from all rows at once.
 
-        Projectors that see a convolution's rows are exactly that; a Linear's absorb one row a batch.
+        A convolution has a row an output position and batch, a Linear one a batch.
         """
         worst = 0.0
         for key, heard in self.rows.items():
@@ -184,6 +185,7 @@ def compare(case: str, folder: Path, quick: bool) -> None:
 
 def main() -> None:
     quick = arguments(__doc__).quick
+    keep_freed_memory()
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory() as folder:
         for case in ["statistics_net"] if quick else CASES:

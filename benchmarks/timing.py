@@ -30,11 +30,10 @@ def arguments(description: str | None) -> argparse.Namespace:
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    _keep_freed_memory()
     return options
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Stop glibc from handing memory back at every free.
 
     Whether it does hangs on the layout of the heap, so page faults, a tenth of a step of a CNN,

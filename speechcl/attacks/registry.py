@@ -5,12 +5,11 @@ from dataclasses import dataclass
 
 import torch
 
+from speechcl.attacks.lpc import lpc_noise, lpc_pulse
 from speechcl.attacks.text_to_speech import tts
 from speechcl.attacks.transforms import formant_warp, mulaw, pitch_shift, psola
 from speechcl.attacks.vocoders import (
     griffin_lim,
-    lpc_noise,
-    lpc_pulse,
     random_phase,
     sinusoidal,
     world,

@@ -13,9 +13,8 @@ from speechcl.attacks.registry import find_attack, spoof
 from speechcl.data.audio import audio_duration_s, read_audio, write_audio
 from speechcl.data.channel import channel, trim
 from speechcl.data.disguise import disguise
-from speechcl.data.embedded import seed_for
 from speechcl.data.manifest import read_manifest, write_manifest
-from speechcl.data.pool import run_jobs
+from speechcl.data.pool import run_jobs, seed_for
 
 RATE_HZ = 16000
 GENUINE = "-"

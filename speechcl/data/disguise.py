@@ -44,9 +44,10 @@ def disguise(
 
     Example
     -------
-    >>> genuine = torch.cat([torch.full((8000,), 0.1), torch.full((8000,), 0.2)])
-    >>> disguised = disguise(torch.full((16000,), 0.15), genuine, 16000)
-    >>> round(float(disguised[4000]), 3), round(float(disguised[12000]), 3)
+    >>> tone = torch.sin(2 * torch.pi * 200 * torch.arange(16000) / 16000)
+    >>> genuine = tone * torch.cat([torch.full((8000,), 0.1), torch.full((8000,), 0.2)])
+    >>> disguised = disguise(0.15 * tone, genuine, 16000)
+    >>> round(float(disguised[1000:7000].max()), 2), round(float(disguised[9000:15000].max()), 2)
     (0.1, 0.2)
     """
     in_step = len(spoofed) == len(genuine)

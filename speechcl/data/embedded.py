@@ -4,7 +4,6 @@ Its clips are spoken by espeak-ng and stand in for genuine speech. They are synt
 obtained with them show how a method behaves, not how well it finds spoofed recordings of people.
 """
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from speechcl.data.channel import LEVEL_DBFS, room, trim
 from speechcl.data.espeak import ACCENTS, VOICES, speak
 from speechcl.data.files import atomic_path
 from speechcl.data.manifest import read_manifest, write_manifest
-from speechcl.data.pool import run_jobs
+from speechcl.data.pool import run_jobs, seed_for
 
 STAND_IN = "Synthetic stand-in for genuine speech, spoken by espeak-ng: not recordings of people."
 CORPUS = "embedded"
@@ -64,28 +63,6 @@ class _Clip:
     number: int
     split: str
     seed: int
-
-
-def seed_for(*parts: object) -> int:
-    """Return a seed that depends on all parts and on nothing else, such as order or process.
-
-    Arguments
-    ---------
-    *parts : object
-        Whatever tells items apart; compared as text.
-
-    Returns
-    -------
-    int
-        A seed from 0 to 2^31 - 1.
-
-    Example
-    -------
-    >>> seed_for(0, "clip_1", "world"), seed_for(0, "clip_1", "tts")
-    (1036577846, 1226236211)
-    """
-    text = "\x1f".join(str(part) for part in parts)
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
 
 def build_embedded(

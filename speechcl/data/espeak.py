@@ -24,9 +24,12 @@ ACCENTS = {
 
 # Left out: variants made for effect (whispers, robots, croaks), those that clip, and those that
 # use the Klatt synthesiser, which the text-to-speech attack keeps to itself.
-_SPEAKERS = tuple(
-    ["f1", "m1", "f2", "m2", "f3", "m3", "f4", "m4", "f5", "m5", "Alicia", "m6", "Annie", "m7", "Andrea", "m8", "anika", "Michael", "aunty", "Andy", "belinda", "Alex", "grandma", "boris", "linda", "Gene", "steph", "Denis", "steph2", "ian", "shelby", "Mario", "steph3", "Hugo", "grandpa", "john", "Lee", "rob", "zac", "norbert"]  # noqa: SIM905 - forty quoted names are harder to read
+_NAMES = (
+    "f1 m1 f2 m2 f3 m3 f4 m4 f5 m5 Alicia m6 Annie m7 Andrea m8 anika Michael aunty Andy "
+    "belinda Alex grandma boris linda Gene steph Denis steph2 ian shelby Mario steph3 Hugo "
+    "grandpa john Lee rob zac norbert"
 )
+_SPEAKERS = _NAMES.split()
 
 
 def _pair(speaker_index: int) -> str:
@@ -99,7 +102,7 @@ class _Engine:
 
     def close(self) -> None:
         self.library.espeak_Terminate()
-        unload = _ctypes.FreeLibrary if os.name == "nt" else _ctypes.dlclose
+        unload = getattr(_ctypes, "FreeLibrary" if os.name == "nt" else "dlclose")
         unload(self.library._handle)
 
 

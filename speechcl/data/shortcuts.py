@@ -53,9 +53,9 @@ def shortcut_features(
     samples = waveform.double().numpy()
     measured = {
         "duration_s": len(samples) / rate_hz,
-        "dc_db": _db(abs(samples.mean())),
-        "level_db": _db(np.sqrt(np.mean(samples**2))),
-        "peak_db": _db(abs(samples).max()),
+        "dc_db": float(_db(abs(samples.mean()))),
+        "level_db": float(_db(np.sqrt(np.mean(samples**2)))),
+        "peak_db": float(_db(abs(samples).max())),
         "zero_share": float(np.mean(samples == 0)),
         **_frame_features(samples, rate_hz),
         **_band_features(samples, rate_hz),

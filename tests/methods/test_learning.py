@@ -5,7 +5,6 @@ were fixed before the thresholds. Scores are EERs in percent, the means of four 
 """
 
 import functools
-import logging
 import statistics
 
 import pytest
@@ -63,7 +62,6 @@ def run(method, seed, folder):
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    logging.getLogger("speechcl").setLevel(logging.WARNING)
     means = {}
     for name, make in METHODS.items():
         runs = [run(make(), seed, tmp_path_factory.mktemp(name)) for seed in range(1, RUNS + 1)]

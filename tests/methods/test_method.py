@@ -34,10 +34,6 @@ def test_other_names_are_free(name):
     type("Right", (Method,), {name: lambda self: None})
 
 
-def test_every_hook_exists():
-    assert all(callable(getattr(Method, name)) for name in Method.HOOKS)
-
-
 def test_buffers_are_the_memory():
     method = Method()
     method.register_buffer("kept", torch.zeros(5, dtype=torch.float64))
