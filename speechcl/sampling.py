@@ -44,8 +44,11 @@ class EpochBatches(Sampler[list[int]]):
             )
         self.size, self.batch_size, self.seed = size, batch_size, seed
         self.rank, self.processes = world()
-        if size < self.processes:
-            raise ValueError(f"{size} training items for {self.processes} processes: use fewer")
+        if min(size, (batch_size + 1) // 2) < self.processes:  # the last batch may be half a one
+            raise ValueError(
+                f"{size} training items in batches of {batch_size} are too few for "
+                f"{self.processes} processes: use fewer processes or larger batches"
+            )
         self.epoch = 1
         self.start = 0  # batches of this epoch that were trained on before a resume
 

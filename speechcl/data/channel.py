@@ -189,11 +189,13 @@ def _limited(samples: np.ndarray, headroom_db: float) -> np.ndarray:
 
 
 def _tilted(samples: np.ndarray, rate_hz: int, slope_db_per_octave: float) -> np.ndarray:
-    frequency_hz = np.fft.rfftfreq(len(samples), 1 / rate_hz)
+    from scipy.fft import next_fast_len
+
+    size = next_fast_len(len(samples), real=True)
+    frequency_hz = np.fft.rfftfreq(size, 1 / rate_hz)
     octaves = np.log2(np.maximum(frequency_hz, 50.0) / _TILT_PIVOT_HZ)
-    return np.fft.irfft(
-        np.fft.rfft(samples) * _ratio(slope_db_per_octave * octaves), n=len(samples)
-    )
+    spectrum = np.fft.rfft(samples, size) * _ratio(slope_db_per_octave * octaves)
+    return np.fft.irfft(spectrum, size)[: len(samples)]
 
 
 def _rms(samples: np.ndarray) -> float:

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 
 from speechcl.attacks.frames import frame_size, generator, istft, stft
@@ -132,5 +133,8 @@ def _power_over_time(waveform: torch.Tensor, rate_hz: int) -> torch.Tensor:
 
 
 def _smoothed(values: torch.Tensor, size: int) -> torch.Tensor:
-    mean = torch.nn.functional.avg_pool1d(values[None], size, 1, size // 2, count_include_pad=False)
-    return mean[0] + _TINY
+    from scipy.ndimage import uniform_filter1d
+
+    # in double precision: it keeps a running sum, which rounding could turn negative
+    mean = uniform_filter1d(values.numpy().astype(np.float64), size, mode="nearest")
+    return torch.from_numpy(mean.clip(0) + _TINY).to(values.dtype)

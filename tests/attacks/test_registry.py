@@ -133,4 +133,4 @@ def test_import_is_light():
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.split()
-    assert not {"librosa", "pyworld", "scipy", "soundfile", "torchaudio"} & set(loaded)
+    assert not {"librosa", "pyworld", "scipy", "soxr", "torchaudio"} & set(loaded)
