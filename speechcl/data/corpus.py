@@ -11,7 +11,7 @@ import torch
 
 from speechcl.attacks.registry import find_attack, spoof
 from speechcl.data.audio import audio_duration_s, read_audio, write_audio
-from speechcl.data.channel import channel, trim
+from speechcl.data.channel import band_limit, channel, trim
 from speechcl.data.disguise import disguise
 from speechcl.data.manifest import read_manifest, write_manifest
 from speechcl.data.pool import run_jobs, seed_for
@@ -159,7 +159,9 @@ def _read_clip(job: _Job) -> torch.Tensor:
 def _through_channel(job: _Job, clip: torch.Tensor, attack: str) -> torch.Tensor:
     item_seed = seed_for(job.seed, job.row["ID"], attack)
     try:
-        if attack != GENUINE:
+        if attack == GENUINE:
+            clip = band_limit(clip, RATE_HZ)  # a disguise does the same, and twice is steeper
+        else:
             spoofed = spoof(clip, RATE_HZ, attack, item_seed, job.row.get("text"))
             clip = disguise(spoofed, clip, RATE_HZ, item_seed)
         return channel(clip, RATE_HZ, item_seed, job.max_duration_s)

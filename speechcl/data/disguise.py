@@ -12,6 +12,7 @@ _LEVEL_FRAME_S = 0.02
 _MAX_CORRECTION_DB = 12.0
 _QUIET_SHARE = 0.1
 _FRAME_MS = 32.0
+_MARGIN_S = 0.2
 _COLOUR_HZ = 600.0
 _TINY = 1e-10
 _ROUNDS = 7
@@ -56,7 +57,9 @@ def disguise(
     spoofed, genuine = band_limit(spoofed, rate_hz), band_limit(genuine, rate_hz)
     if in_step:
         return _levelled(spoofed, _power_over_time(genuine, rate_hz), rate_hz)
-    spoken = _coloured(_fitted(trim(spoofed, rate_hz), len(genuine)), genuine, rate_hz)
+    margin = torch.zeros(int(_MARGIN_S * rate_hz))  # of which trimming leaves what it leaves others
+    spoken = trim(torch.cat([margin, spoofed, margin]), rate_hz)
+    spoken = _coloured(_fitted(spoken, len(genuine)), genuine, rate_hz)
     spoken = spoken + background(genuine, rate_hz, seed)
     power = _power_over_time(genuine, rate_hz).sort().values
     amplitude = genuine.abs().sort().values
