@@ -182,8 +182,10 @@ class ContinualBrain(sb.Brain):
             return
         self.epoch_begins = True
         self.train_sampler.start = self.step
+        name = f"task {self.task.index + 1}/{self.tasks} {self.task.name}, epoch {epoch}"
         if self.bar is None:
             self.bar = tqdm(
+                desc=name,
                 total=self.planned_steps,
                 initial=self.optimizer_step,
                 disable=self.noprogressbar or not if_main_process(),
@@ -191,8 +193,7 @@ class ContinualBrain(sb.Brain):
                 leave=False,
                 unit="step",
             )
-        name = f"task {self.task.index + 1}/{self.tasks} {self.task.name}"
-        self.bar.set_description(f"{name}, epoch {epoch}", refresh=False)
+        self.bar.set_description(name, refresh=False)
 
     def on_stage_end(self, stage: sb.Stage, stage_loss: float, epoch: int | None = None) -> None:
         """Report the epoch."""

@@ -147,19 +147,11 @@ def check_plain(structure: dict) -> dict:
         back = yaml.safe_load(yaml.safe_dump(structure))
     except yaml.YAMLError:
         back = None
-    if back != structure or _has_tuple(structure):
+    if back != structure:
         raise TypeError(
             f"structure() must hold plain dicts, lists, strings and numbers, not {structure}"
         )
     return structure
-
-
-def _has_tuple(value: Any) -> bool:
-    if isinstance(value, dict):
-        return any(_has_tuple(item) for item in value.values())
-    return isinstance(value, tuple) or (
-        isinstance(value, list) and any(_has_tuple(item) for item in value)
-    )
 
 
 @register_checkpoint_hooks

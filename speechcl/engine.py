@@ -30,7 +30,7 @@ from speechcl.parallel import world
 from speechcl.results import SCHEMA_VERSION
 from speechcl.run_folder import RunFolder, peak_rss_mb, versions
 from speechcl.sampling import EpochBatches
-from speechcl.task import Task
+from speechcl.task import Task, check_stream
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +111,7 @@ class Engine:
         run_opts: Any = None,
         about: dict[str, Any] | None = None,
     ) -> None:
+        check_stream(stream)
         self.stream, self.method, self.training = list(stream), method, training
         self.run_opts = check_run_opts(run_opts)
         self.make_brain, self.about = brain, dict(about or {})

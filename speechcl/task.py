@@ -61,8 +61,23 @@ def make_stream(parts: Sequence[tuple[str, Any, Any]]) -> list[Task]:
     >>> make_stream([("a", [], []), ("b", [], [])])[1].index
     1
     """
-    names = [name for name, _, _ in parts]
+    stream = [Task(i, name, train, None, test) for i, (name, train, test) in enumerate(parts)]
+    check_stream(stream)
+    return stream
+
+
+def check_stream(stream: Sequence[Task]) -> None:
+    """Refuse a stream whose tasks share a name or are not numbered in order.
+
+    Example
+    -------
+    >>> check_stream([Task(0, "a", []), Task(1, "a", [])])
+    Traceback (most recent call last):
+    ValueError: the stream names ['a'] more than once: give each task its own name
+    """
+    names = [task.name for task in stream]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"the stream names {twice} more than once: give each task its own name")
-    return [Task(i, name, train, None, test) for i, (name, train, test) in enumerate(parts)]
+    if [task.index for task in stream] != list(range(len(stream))) or not names:
+        raise ValueError(f"the stream's tasks are {names}: number them from 0 in order of learning")

@@ -2,7 +2,6 @@
 
 import csv
 import functools
-import itertools
 import json
 
 import pytest
@@ -10,6 +9,7 @@ import torch
 from torch import nn
 
 from speechcl import brain
+from speechcl.backbones import StatisticsNet
 from speechcl.brains import DetectionBrain
 from speechcl.engine import Engine, Training
 from speechcl.methods import ER, FineTune, Joint
@@ -101,11 +101,13 @@ def test_rows_of_the_matrix_are_what_was_measured_after_each_task(tmp_path):
 
 
 def test_seeds_decide_the_run(tmp_path):
-    runs = [
-        toy_engine(tmp_path / str(k), FineTune(), tasks=1, seed=s) for k, s in enumerate([1, 1, 2])
-    ]
-    for run in runs:
+    runs = []
+    for k, seed in enumerate([1, 1, 2]):
+        torch.manual_seed(0)
+        model = StatisticsNet(WIDTH, (4,))  # no dropout: the order of the data decides
+        run = toy_engine(tmp_path / str(k), FineTune(), tasks=1, seed=seed, model=model)
         run.run()
+        runs.append(run)
     assert same(weights(runs[0]), weights(runs[1]))
     assert not same(weights(runs[0]), weights(runs[2]))
 
@@ -327,7 +329,3 @@ def test_tasks_are_in_folders_of_their_own(tmp_path):
     toy_engine(tmp_path, FineTune(), tasks=3).run()
     names = sorted(p.name for p in (tmp_path / "save").iterdir() if p.is_dir())
     assert names == ["task_00", "task_01", "task_02"]
-    for one, two in itertools.pairwise(names):
-        assert list((tmp_path / "save" / one).iterdir()) != list(
-            (tmp_path / "save" / two).iterdir()
-        )

@@ -80,6 +80,12 @@ def test_stays_symmetric_with_eigenvalues_in_0_1_and_trace_never_grows(seed, n, 
         trace = float(away.trace())
 
 
+def test_many_rows_at_once_keep_float64_exactly_symmetric():
+    projector = Projector(40, dtype=torch.float64)
+    projector.absorb_rows(draw(0, 60, 40))
+    assert torch.equal(projector.matrix(), projector.matrix().T)
+
+
 @pytest.mark.parametrize("alpha", [0.1, 1.0, 7.0])
 @pytest.mark.parametrize("times", [1, 2, 50])
 def test_attenuates_what_was_absorbed_and_leaves_the_rest(times, alpha):

@@ -320,6 +320,25 @@ def test_evaluation_absorbs_nothing(tmp_path):
     assert same(before, engine.method.state_dict())
 
 
+class SecondLook(DetectionBrain):
+    """Runs the model once more on something else, without gradients, as a teacher would."""
+
+    def compute_forward(self, batch, stage):
+        with torch.no_grad():
+            self.modules["model"](100 * batch["features"])
+        return super().compute_forward(batch, stage)
+
+
+def test_passes_without_gradient_are_not_absorbed(tmp_path):
+    plain, other = (toy_engine(tmp_path / name, OWM(), tasks=1) for name in ("plain", "other"))
+    for engine in (plain, other):
+        engine.modules["model"].drop.p = 0.0  # else the second pass moves the generator
+    other.make_brain = SecondLook
+    plain.run()
+    other.run()
+    assert same(plain.method.state_dict(), other.method.state_dict())
+
+
 @pytest.mark.parametrize("options", [{}, {"compact": "auto"}])
 def test_state_goes_on_bit_for_bit_in_a_new_object(options, tmp_path):
     engine = toy_engine(tmp_path, RWM(**options), tasks=2)
@@ -404,7 +423,7 @@ def test_gradient_round_trip(layer, shape):
         assert torch.equal(parameter.grad, 2 * grad)
 
 
-def test_a_layer_without_gradient_is_left_alone(tmp_path):
+def test_a_layer_without_gradient_is_left_alone():
     assert joined_gradient(nn.Linear(2, 2)) is None
 
 
