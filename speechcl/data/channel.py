@@ -8,7 +8,7 @@ HIGH_PASS_HZ = 50.0
 LOW_PASS_HZ = 6800.0
 _TILT_DB_PER_OCTAVE = 3.0
 _TILT_PIVOT_HZ = 1000.0
-_HEADROOM_DB = (9.0, 14.0)
+_HEADROOM_DB = (8.0, 13.0)
 _FLOOR_DB = (35.0, 45.0)
 _ROOM_NOISE_DB = (18.0, 32.0)
 _ROOM_DECAY_S = (0.08, 0.25)
@@ -67,8 +67,8 @@ def channel(
 ) -> torch.Tensor:
     """Pass speech through the channel that both classes share.
 
-    It tilts the spectrum at random, limits peaks softly, cuts below 50 Hz and above 6.8 kHz, trims
-    silence at the ends, lays a noise floor 35 to 45 dB below, sets the level to -26 dBFS and rounds
+    It tilts the spectrum at random, cuts below 50 Hz and above 6.8 kHz, trims silence at the ends,
+    limits peaks softly, lays a noise floor 35 to 45 dB below, sets the level to -26 dBFS and rounds
     to 16 bits.
 
     Arguments
@@ -102,8 +102,9 @@ def channel(
     samples = _checked(waveform)
     rng = np.random.default_rng(seed)
     slope = rng.uniform(-_TILT_DB_PER_OCTAVE, _TILT_DB_PER_OCTAVE)
-    sent = _limited(_tilted(samples - samples.mean(), rate_hz, slope), rng.uniform(*_HEADROOM_DB))
-    sent = trim(band_limit(torch.from_numpy(sent), rate_hz), rate_hz).numpy()
+    sent = torch.from_numpy(_tilted(samples - samples.mean(), rate_hz, slope))
+    sent = trim(band_limit(sent, rate_hz), rate_hz).numpy()
+    sent = _limited(sent, rng.uniform(*_HEADROOM_DB))
     if max_duration_s is not None:
         sent = sent[: int(max_duration_s * rate_hz)]
     sent = sent + rng.standard_normal(len(sent)) * _rms(sent) * _ratio(-rng.uniform(*_FLOOR_DB))
