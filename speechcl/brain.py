@@ -38,7 +38,8 @@ class ContinualBrain(sb.Brain):
     tasks : int
         Length of the stream, for the progress bar.
     on_start, after_epoch : Callable
-        Called when a fresh fit is ready to train, and with ``(epoch, loss)`` after each epoch.
+        Called when a fresh fit is ready to train, and with ``("train" or "valid", epoch, loss)``
+        after each epoch.
     """
 
     metric = "loss"
@@ -53,7 +54,7 @@ class ContinualBrain(sb.Brain):
         planned_steps: int = 0,
         tasks: int = 1,
         on_start: Callable[[], None] | None = None,
-        after_epoch: Callable[[int, float], None] | None = None,
+        after_epoch: Callable[[str, int, float], None] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(modules=raw, **kwargs)
@@ -197,14 +198,15 @@ class ContinualBrain(sb.Brain):
 
     def on_stage_end(self, stage: sb.Stage, stage_loss: float, epoch: int | None = None) -> None:
         """Report the epoch."""
-        if stage is not sb.Stage.TRAIN or epoch is None:
+        if stage is sb.Stage.TEST or epoch is None:
             return
-        assert self.bar is not None
-        self.bar.set_postfix(loss=f"{stage_loss:.4f}", refresh=False)
-        # SpeechBrain resets these after this call: a checkpoint made in it must see them reset
-        self.step, self.avg_train_loss = 0, 0.0
+        if stage is sb.Stage.TRAIN:
+            assert self.bar is not None
+            self.bar.set_postfix(loss=f"{stage_loss:.4f}", refresh=False)
+            # SpeechBrain resets these after this call: a checkpoint made in it must see them reset
+            self.step, self.avg_train_loss = 0, 0.0
         if self.after_epoch is not None:
-            self.after_epoch(epoch, stage_loss)
+            self.after_epoch(stage.name.lower(), epoch, stage_loss)
 
     def close(self) -> None:
         """Close the progress bar."""

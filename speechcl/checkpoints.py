@@ -77,6 +77,7 @@ class AtomicCheckpointer(Checkpointer):
         (saved.path / SIZES).write_text(json.dumps(sizes))
         for file in saved.path.iterdir():
             _flush(file)
+        _flush(saved.path)
         final = saved.path.with_name(saved.path.name.removeprefix(HALF_WRITTEN))
         saved.path.rename(final)
         _flush(final.parent)

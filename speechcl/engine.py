@@ -71,6 +71,13 @@ class Training:
     checkpoint_interval_s: float = 30.0
     task_known: bool = False
 
+    def __post_init__(self) -> None:
+        """Refuse a training that would train nothing."""
+        if self.epochs < 1 or self.batch_size < 1:
+            raise ValueError(
+                f"epochs is {self.epochs} and batch_size {self.batch_size}: both must be at least 1"
+            )
+
 
 class Engine:
     """Runs a method over a stream; fills the matrix R[i][j]: trained on tasks 0..i, tested on j.
@@ -121,10 +128,24 @@ class Engine:
         self.device = torch.device(self.evaluator.device)
         self.method.to(self.device)
 
+    def _settings(self) -> str:
+        names = ", ".join(task.name for task in self.stream)
+        return f"{type(self.method).__name__} on {names} with {self.training}"
+
     def run(self) -> dict[str, Any]:
         """Learn the whole stream, from wherever an earlier run stopped; return the results."""
-        first, prepared = self.resume()
         progress = self.folder.progress()
+        settings = self._settings()
+        if progress.setdefault("settings", settings) != settings:
+            raise ValueError(
+                f"{self.folder.path} holds a run of {progress['settings']}, not of {settings}: "
+                "give another folder, or delete it"
+            )
+        first, prepared = self.resume()
+        if first == len(self.stream) == len(progress["matrix"]) and self.folder.has_results():
+            return self.folder.results()
+        for name in ("matrix", "train_seconds"):  # a damaged checkpoint may have been skipped
+            progress[name] = progress[name][:first]
         if progress["zero_shot"] is None:
             progress["zero_shot"], _ = self.evaluate()
             self.folder.keep_progress(progress)
@@ -181,6 +202,7 @@ class Engine:
 
     def evaluate(self) -> tuple[list[float], list[numpy.ndarray]]:
         """Measure every task with the present weights; return its metric and items' scores."""
+        self.evaluator = self._brain(self.stream[0])  # a method may have replaced a module
         values, scores = [], []
         for task in self.stream:
             self.method.before_eval(task if self.training.task_known else None)
@@ -199,6 +221,7 @@ class Engine:
             One result a batch, in order, gathered over processes.
         """
         rank, processes = world()
+        self.evaluator = self._brain(task)
         self.modules.eval()
         found = []
         for number, batch in enumerate(self._loader(self.method.train_set(task, self.stream))):
@@ -270,9 +293,10 @@ class Engine:
                 keeper.save_and_keep_only()
                 saved_at = Stopwatch()
 
-        def after_epoch(epoch: int, loss: float) -> None:
-            self.folder.epoch(task.name, epoch, loss)
-            keep(epoch)
+        def after_epoch(stage: str, epoch: int, loss: float) -> None:
+            self.folder.epoch(task.name, stage, epoch, loss)
+            if stage == "train":
+                keep(epoch)
 
         brain = self._brain(
             task,
@@ -291,7 +315,8 @@ class Engine:
             collate_fn=getattr(data, "collate", None),
             generator=torch.Generator().manual_seed(batches.seed),
         )
-        brain.fit(counter, loader, progressbar=False)
+        valid = None if task.valid is None else self._loader(task.valid)
+        brain.fit(counter, loader, valid, progressbar=False)
         brain.close()
 
     def _keeper(
@@ -335,7 +360,7 @@ def check_run_opts(run_opts: Any) -> dict[str, Any]:
     Raises
     ------
     ValueError
-        For fp16 and for gradient accumulation.
+        For fp16, gradient accumulation, and a GPU that is not there.
 
     Example
     -------
@@ -350,6 +375,8 @@ def check_run_opts(run_opts: Any) -> dict[str, Any]:
             "precision fp16 scales gradients while methods read and change them: "
             "use --precision=bf16, or fp32"
         )
+    if "cuda" in (options.get("device") or "") and not torch.cuda.is_available():
+        raise ValueError(f"device is {options['device']} but torch sees no GPU: use --device=cpu")
     if options.get("grad_accumulation_factor", 1) != 1:
         raise ValueError(
             "grad_accumulation_factor must be 1, since methods see one batch per optimizer step: "

@@ -14,6 +14,7 @@ from typing import Any
 import speechbrain as sb
 import torch
 from hyperpyyaml import load_hyperpyyaml, resolve_references
+from ruamel.yaml import YAMLError
 from speechbrain.core import DEFAULT_LOG_CONFIG
 from speechbrain.utils.distributed import (
     ddp_barrier,
@@ -31,6 +32,9 @@ from speechcl.engine import Engine, check_run_opts
 from speechcl.reports import render_report, summary_table
 from speechcl.results import write_text_atomically
 from speechcl.task import Task
+
+# run options under which the numbers stay the same
+_HARMLESS = ("noprogressbar", "ckpt_interval_minutes", "ckpt_interval_steps", "distributed_backend")
 
 
 class Experiment:
@@ -53,19 +57,20 @@ class Experiment:
 
     def __init__(self, argv: Sequence[str]) -> None:
         self.argv = list(argv)
-        file, options, overrides = sb.parse_arguments(self.argv)
+        # SpeechBrain's --debug trains on two batches; here it shows where an error came from
+        given = [one for one in self.argv if one != "--debug"]
+        self.file, options, self.overrides = sb.parse_arguments(given)
         self.run_opts = check_run_opts({name: options[name] for name in options.overridden_args})
         if not torch.cuda.is_available():
             self.run_opts.setdefault("distributed_backend", "gloo")
         self.run_opts.setdefault("ckpt_interval_minutes", 0 if _steps(self.run_opts) else 5)
         if not torch.distributed.is_initialized():
             ddp_init_group({"distributed_backend": "nccl", **self.run_opts})
-        self.hparams = _load(file, overrides)
+        self.hparams = _load(self.file, self.overrides)
         self.base = self.hparams["base"]
         self.folder = Path(self.hparams["output_folder"])
-        if if_main_process():
-            _make_folder(self.folder, file, overrides)
-        ddp_barrier()
+        self.settings = _settings(self.file, self.overrides, self.run_opts)
+        _check_settings(self.folder, self.settings)
 
     def on_main(self, prepare: Callable[..., Any], **kwargs: Any) -> Any:
         """Run ``prepare`` on the main process first, then on all; it must find its work done."""
@@ -88,6 +93,9 @@ class Experiment:
         Path
             The run folder.
         """
+        if if_main_process():
+            _make_folder(self.folder, self.settings)
+        ddp_barrier()
         method = self.hparams["method"]
         label = self.hparams.get("method_label", type(method).__name__)
         command = " ".join(["python", os.path.relpath(sys.argv[0]), *self.argv])
@@ -132,7 +140,12 @@ def learn_attacks(
     """
     hparams, model = experiment.hparams, experiment.base["model"]
     rows = split_by_speaker(rows, hparams["split"], hparams["seed"])
-    features = cached_features(rows, experiment.base["front_end"], hparams["corpus_folder"])
+    features = experiment.on_main(
+        cached_features,
+        rows=rows,
+        extract=experiment.base["front_end"],
+        folder=hparams["corpus_folder"],
+    )
     stream = attack_stream(rows, features, hparams["attacks"], hparams["seed"])
     if hasattr(model, "standardise"):
         model.standardise(stream[0].train.features)  # type: ignore[attr-defined]
@@ -203,27 +216,44 @@ def describe_environment() -> str:
 
 def _load(file: str, overrides: str) -> dict[str, Any]:
     if not Path(file).is_file():
-        raise ValueError(
-            f"{file}: no such file; give the YAML of a method, such as hparams/rwm.yaml"
-        )
+        raise ValueError(f"{file}: no such file; give a method's YAML, such as hparams/rwm.yaml")
     try:
         with Path(file).open(encoding="utf-8") as stream:
             return load_hyperpyyaml(stream, overrides)
     except KeyError as error:
         raise ValueError(f"{file}: {error.args[0]}") from error
+    except (YAMLError, AttributeError, TypeError) as error:
+        given = overrides.replace("\n", ", ")
+        raise ValueError(f"{file} with {given}: {' '.join(str(error).split())}") from error
 
 
-def _make_folder(folder: Path, file: str, overrides: str) -> None:
-    settings = folder / "hyperparams.yaml"
+def _settings(file: str, overrides: str, run_opts: Mapping[str, Any]) -> str:
+    """Resolve the YAML file; run options that change numbers follow as a comment."""
     with Path(file).open(encoding="utf-8") as stream:
         resolved = resolve_references(stream, overrides).read()
-    if settings.is_file() and settings.read_text(encoding="utf-8") != resolved:
+    chosen = {name: run_opts[name] for name in sorted(run_opts) if name not in _HARMLESS}
+    return f"{resolved.rstrip()}\n# run options: {chosen}\n"
+
+
+def _check_settings(folder: Path, settings: str) -> None:
+    """Refuse to go on with other settings in a folder in which a run was begun."""
+    file = folder / "hyperparams.yaml"
+    if not file.is_file():
+        return
+    old, new = (
+        [line for line in text.splitlines() if not line.startswith("workers:")]
+        for text in (file.read_text(encoding="utf-8"), settings)
+    )
+    if old != new:
         raise ValueError(
             f"{folder} holds a run with other settings (see its hyperparams.yaml): "
             "give another --output_folder, or delete it"
         )
+
+
+def _make_folder(folder: Path, settings: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    write_text_atomically(settings, resolved)
+    write_text_atomically(folder / "hyperparams.yaml", settings)
     # SpeechBrain's own description asks whichever pip is first on PATH, often another environment's
     (folder / "env.log").write_text(describe_environment(), encoding="utf-8")
     changes = {

@@ -14,7 +14,7 @@ from typing import Any
 
 from speechbrain.utils.distributed import if_main_process
 
-from speechcl.results import write_results, write_scores, write_text_atomically
+from speechcl.results import read_results, write_results, write_scores, write_text_atomically
 
 PACKAGES = ("speechcl", "torch", "torchaudio", "speechbrain", "numpy")
 
@@ -51,12 +51,12 @@ class RunFolder:
             line = json.dumps({"time": round(time.time(), 3), "event": event, **values})
             self._append("events.jsonl", line + "\n")
 
-    def epoch(self, task: str, epoch: int, loss: float) -> None:
-        """Note the mean training loss of an epoch."""
+    def epoch(self, task: str, stage: str, epoch: int, loss: float) -> None:
+        """Note the mean loss of an epoch; the stage is ``train`` or ``valid``."""
         if self.is_main:
-            line = f"task: {task}, epoch: {epoch} - train loss: {loss:.4e}\n"
+            line = f"task: {task}, epoch: {epoch} - {stage} loss: {loss:.4e}\n"
             self._append("train_log.txt", line)
-        self.event("epoch", task=task, epoch=epoch, loss=loss)
+        self.event("epoch", task=task, stage=stage, epoch=epoch, loss=loss)
 
     def _append(self, name: str, text: str) -> None:
         with (self.path / name).open("a", encoding="utf-8") as file:
@@ -78,6 +78,14 @@ class RunFolder:
         """Write scores/task_NN.csv."""
         if self.is_main and rows:
             write_scores(self.path / "scores" / f"task_{task_index:02d}.csv", rows)
+
+    def has_results(self) -> bool:
+        """Whether the run has ended."""
+        return (self.path / "results.json").is_file()
+
+    def results(self) -> dict[str, Any]:
+        """Read results.json."""
+        return read_results(self.path / "results.json")
 
     def keep_results(self, results: dict[str, Any]) -> None:
         """Check and write results.json."""

@@ -90,6 +90,11 @@ def read_study(file: Path | str) -> Study:
     for name, kind in FIELDS.items():
         if not isinstance(found[name], kind) or not found[name]:
             raise ValueError(f"{file}: {name} is {found[name]!r} but must be a {kind.__name__}")
+    if not all(isinstance(seed, int) for seed in found["seeds"]):
+        raise ValueError(f"{file}: seeds are {found['seeds']} but must be whole numbers")
+    for name in ("methods", "seeds"):
+        if len(set(found[name])) < len(found[name]):
+            raise ValueError(f"{file}: {name} are {found[name]}: name each once")
     study = Study(
         recipe=(file.parent / found["recipe"]).resolve(),
         output_folder=Path(found["output_folder"]),
@@ -118,6 +123,9 @@ def run_study(study: Study, overrides: Sequence[str] = ()) -> list[Path]:
     list of Path
         The run folders.
     """
+    own_options = {"--seed", "--output_folder"} & {one.split("=")[0] for one in overrides}
+    if own_options:
+        raise ValueError(f"the study sets {' and '.join(sorted(own_options))}: change it there")
     folders = []
     with _recipe(study.recipe) as main:
         for number, (method, seed, folder) in enumerate(runs := study.runs(), 1):

@@ -67,9 +67,12 @@ def toy_clips(seed: int, direction_rad: float, clips: int = 120) -> FeatureSet:
     return FeatureSet(features, rows)
 
 
-def toy_stream(tasks: int = 3) -> list[Task]:
+def toy_stream(tasks: int = 3, clips: int = 120) -> list[Task]:
     return make_stream(
-        [(f"attack_{k}", toy_clips(k, 2.1 * k), toy_clips(50 + k, 2.1 * k)) for k in range(tasks)]
+        [
+            (f"attack_{k}", toy_clips(k, 2.1 * k, clips), toy_clips(50 + k, 2.1 * k))
+            for k in range(tasks)
+        ]
     )
 
 
@@ -82,6 +85,8 @@ def toy_engine(
     lr: float = 0.05,
     seed: int = 1,
     model: nn.Module | None = None,
+    clips: int = 120,
+    batch_size: int = 32,
     **run_opts,
 ) -> Engine:
     torch.manual_seed(0)
@@ -91,10 +96,11 @@ def toy_engine(
         brain=DetectionBrain,
         modules={"model": model},
         method=method,
-        stream=toy_stream(tasks),
+        stream=toy_stream(tasks, clips),
         training=Training(
             functools.partial(torch.optim.SGD, lr=lr, momentum=0.9),
             epochs=epochs,
+            batch_size=batch_size,
             seed=seed,
             checkpoint_interval_s=0.0,
         ),

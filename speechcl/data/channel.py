@@ -67,8 +67,8 @@ def channel(
 ) -> torch.Tensor:
     """Pass speech through the channel that both classes share.
 
-    It tilts the spectrum at random, cuts below 50 Hz and above 6.8 kHz, trims silence at the ends,
-    limits peaks softly, lays a noise floor 35 to 45 dB below, sets the level to -26 dBFS and rounds
+    It tilts the spectrum at random, limits peaks softly, cuts below 50 Hz and above 6.8 kHz, trims
+    silence at the ends, lays a noise floor 35 to 45 dB below, sets the level to -26 dBFS and rounds
     to 16 bits.
 
     Arguments
@@ -102,9 +102,9 @@ def channel(
     samples = _checked(waveform)
     rng = np.random.default_rng(seed)
     slope = rng.uniform(-_TILT_DB_PER_OCTAVE, _TILT_DB_PER_OCTAVE)
-    sent = torch.from_numpy(_tilted(samples - samples.mean(), rate_hz, slope))
-    sent = trim(band_limit(sent, rate_hz), rate_hz).numpy()
-    sent = _limited(sent, rng.uniform(*_HEADROOM_DB))
+    sent = _limited(_tilted(samples - samples.mean(), rate_hz, slope), rng.uniform(*_HEADROOM_DB))
+    # after limiting, which makes overtones: more of them from some attacks than from speech
+    sent = trim(band_limit(torch.from_numpy(sent), rate_hz), rate_hz).numpy()
     if max_duration_s is not None:
         sent = sent[: int(max_duration_s * rate_hz)]
     sent = sent + rng.standard_normal(len(sent)) * _rms(sent) * _ratio(-rng.uniform(*_FLOOR_DB))

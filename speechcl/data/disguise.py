@@ -15,7 +15,7 @@ _FRAME_MS = 32.0
 _MARGIN_S = 0.2
 _COLOUR_HZ = 600.0
 _TINY = 1e-10
-_ROUNDS = 7
+_ROUNDS = 10
 
 
 def disguise(

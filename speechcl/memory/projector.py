@@ -11,8 +11,8 @@ from torch import Tensor, nn
 class Projector(nn.Module):
     """Shrinkage projector P away from the span of absorbed inputs (OWM's recursive least squares).
 
-    P starts as the identity. It stays symmetric with eigenvalues in (0, 1], and after rows X it
-    equals ``inverse(I + X'X / alpha)``: a direction absorbed m times is shrunk to
+    P starts as the identity. It stays symmetric with eigenvalues in (0, 1], up to rounding, and
+    after rows X it equals ``inverse(I + X'X / alpha)``: a direction absorbed m times is shrunk to
     ``alpha / (alpha + m |x|^2)``, never to exactly 0. The only state is P itself.
 
     Arguments

