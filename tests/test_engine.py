@@ -1,6 +1,7 @@
 """The engine: what it refuses, measures, writes and leaves alone."""
 
 import csv
+import dataclasses
 import functools
 import json
 
@@ -12,7 +13,8 @@ from speechcl import brain
 from speechcl.backbones import StatisticsNet
 from speechcl.brains import DetectionBrain
 from speechcl.engine import Engine, Training
-from speechcl.methods import ER, FineTune, Joint
+from speechcl.method import Method
+from speechcl.methods import ER, OWM, FineTune, Joint
 from speechcl.results import check_results, read_results
 from speechcl.sampling import EpochBatches
 from speechcl.task import Task, make_stream
@@ -329,3 +331,61 @@ def test_tasks_are_in_folders_of_their_own(tmp_path):
     toy_engine(tmp_path, FineTune(), tasks=3).run()
     names = sorted(p.name for p in (tmp_path / "save").iterdir() if p.is_dir())
     assert names == ["task_00", "task_01", "task_02"]
+
+
+class Negated(torch.nn.Module):
+    """Wraps a model and turns its logits round."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        logits, embedding = self.inner(x)
+        return -logits, embedding
+
+
+class Wrapping(Method):
+    """Replaces the model by a wrapped one when the first task ends."""
+
+    def after_task(self, task, engine):
+        if task.index == 0:
+            engine.modules["model"] = Negated(engine.modules["model"])
+
+
+def test_a_replaced_module_is_the_one_that_is_tested(tmp_path):
+    plain = toy_engine(tmp_path / "plain", Method(), tasks=1).run()
+    negated = toy_engine(tmp_path / "negated", Wrapping(), tasks=1).run()
+    assert negated["matrix"][0][0] == pytest.approx(100 - plain["matrix"][0][0])
+
+
+def test_a_folder_refuses_another_run(tmp_path):
+    toy_engine(tmp_path, Method(), tasks=1).run()
+    with pytest.raises(ValueError, match="holds a run of Method .* give another folder"):
+        toy_engine(tmp_path, Method(), tasks=1, lr=0.5).run()
+
+
+def test_each_task_has_random_draws_of_its_own(tmp_path):
+    drawn = []
+
+    class Drawing(Method):
+        def before_task(self, task, engine):
+            drawn.append(float(torch.rand(1)))
+
+    toy_engine(tmp_path, Drawing(), tasks=2).run()
+    assert drawn[0] != drawn[1]
+
+
+def test_a_compiled_model_cannot_be_protected_silently(tmp_path):
+    engine = toy_engine(tmp_path, OWM(), tasks=1)
+    engine.modules["model"].extra = torch.nn.Linear(3, 3)  # never called
+    with pytest.raises(ValueError, match=r"layer 'model\.extra' heard no input"):
+        engine.run()
+
+
+def test_validation_loss_is_logged(tmp_path):
+    engine = toy_engine(tmp_path, Method(), tasks=1)
+    task = engine.stream[0]
+    engine.stream[0] = dataclasses.replace(task, valid=task.test)
+    engine.run()
+    assert "valid loss" in (tmp_path / "train_log.txt").read_text()

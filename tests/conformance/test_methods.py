@@ -164,3 +164,17 @@ def test_no_kept_tensor_has_the_size_of_the_data(name, tmp_path):
     engine.run()
     clips = len(engine.stream[0].train)
     assert all(clips not in value.shape for value in engine.method.state_dict().values())
+
+
+@every_method
+def test_a_damaged_checkpoint_is_learnt_again(name, tmp_path):
+    whole = toy_engine(tmp_path / "whole", METHODS[name](), tasks=2)
+    expected = whole.run()
+    other = tmp_path / "damaged"
+    toy_engine(other, METHODS[name](), tasks=2).run()
+    (other / "results.json").unlink()
+    (file,) = (other / "save" / "task_01").glob("CKPT*/modules.ckpt")
+    file.write_bytes(file.read_bytes()[:100])
+    again = toy_engine(other, METHODS[name](), tasks=2)
+    assert again.run()["matrix"] == expected["matrix"]
+    assert same(weights(again), weights(whole))
