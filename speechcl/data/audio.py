@@ -60,10 +60,8 @@ def read_audio(
         Any format that libsndfile decodes; the content decides, not the suffix.
     rate_hz : int
         Rate of the result.
-    start_s : float
-        Where to begin.
-    duration_s : float, optional
-        How much to read; the result is shorter if the file ends before.
+    start_s, duration_s : float
+        Where to begin and how much to read; the result is shorter if the file ends before.
     max_duration_s : float
         Refuse to read more than this at once.
 

@@ -102,6 +102,12 @@ def _check(genuine: list[dict], attacks: list[str]) -> None:
         twice = [value for value, count in Counter(values).items() if count > 1]
         if twice:
             raise ValueError(f"{kind} {twice[0]!r} is given twice: give it once")
+    missing = [row for row in genuine if not Path(row["wav"]).is_file()]
+    if missing:
+        raise ValueError(
+            f"clip {missing[0]['ID']!r} has no file at {missing[0]['wav']}: "
+            "read its manifest with read_manifest, which fills in $data_root"
+        )
     spoofed = [row["ID"] for row in genuine if row.get("label", "bonafide") != "bonafide"]
     if spoofed:
         raise ValueError(f"clip {spoofed[0]!r} is not bonafide: give genuine clips only")

@@ -78,10 +78,8 @@ def build_embedded(
     ---------
     folder : str or Path
         Where clips, ``manifest.csv`` and ``embedded.json`` go.
-    voices : int
-        Number of speakers, 1 to ``len(VOICES)``.
-    sentences : int
-        Number of clips from each.
+    voices, sentences : int
+        Number of speakers, 1 to ``len(VOICES)``, and of clips from each.
     seed : int
         Seed of sentences, speaking styles, rooms and the choice of test voices.
     workers : int

@@ -140,6 +140,7 @@ def test_requests_that_make_no_sense_write_nothing(genuine, tmp_path):
     refuse("is given twice", genuine + genuine[:1], ["mulaw"])
     refuse("attack 'mulaw' is given twice", genuine, ["mulaw", "mulaw"])
     refuse("needs the text", [{**genuine[0], "text": ""}], ["tts"])
+    refuse("has no file at", [{**genuine[0], "wav": "$data_root/a.wav"}], ["mulaw"])
     refuse("not bonafide", [{**genuine[0], "label": "spoof"}], ["mulaw"])
     assert not (tmp_path / "out").exists()
 
