@@ -6,6 +6,7 @@ import importlib.metadata
 import logging
 import os
 import platform
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import speechbrain as sb
 import torch
+import yaml
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 from ruamel.yaml import YAMLError
 from speechbrain.core import DEFAULT_LOG_CONFIG
@@ -217,6 +219,7 @@ def describe_environment() -> str:
 def _load(file: str, overrides: str) -> dict[str, Any]:
     if not Path(file).is_file():
         raise ValueError(f"{file}: no such file; give a method's YAML, such as hparams/rwm.yaml")
+    _check_numbers(Path(file).read_text(encoding="utf-8"), overrides)
     try:
         with Path(file).open(encoding="utf-8") as stream:
             return load_hyperpyyaml(stream, overrides)
@@ -225,6 +228,15 @@ def _load(file: str, overrides: str) -> dict[str, Any]:
     except (YAMLError, AttributeError, TypeError) as error:
         given = overrides.replace("\n", ", ")
         raise ValueError(f"{file} with {given}: {' '.join(str(error).split())}") from error
+
+
+def _check_numbers(text: str, overrides: str) -> None:
+    """Refuse anything but a number for a setting that is one in the file."""
+    for key, value in (yaml.safe_load(overrides) or {}).items():
+        plain = re.search(rf"^{re.escape(key)}: *(-?[0-9.]+(?:e-?[0-9]+)?) *(?:#.*)?$", text, re.M)
+        if plain and (isinstance(value, bool) or not isinstance(value, int | float)):
+            given = "nothing" if value is True else repr(value)
+            raise ValueError(f"--{key} is a number such as {plain[1]}, but {given} was given")
 
 
 def _settings(file: str, overrides: str, run_opts: Mapping[str, Any]) -> str:

@@ -116,6 +116,32 @@ def test_a_misspelt_setting_is_refused(quick):
         run_study(study, [*QUICK, *options(folder), "--epoch", "3"])
 
 
+@pytest.mark.parametrize("wrong", [["--lr"], ["--lr", "fast"], ["--epochs", "[1]"]])
+def test_a_number_must_be_one(wrong, tmp_path):
+    study = read_study(study_file(tmp_path, "QuickStart", ["rwm"]))
+    with pytest.raises(ValueError, match="is a number such as .* was given"):
+        run_study(study, [*options(tmp_path), *wrong])
+    assert not study.output_folder.exists()
+
+
+def test_the_study_sets_seeds_and_folders(tmp_path):
+    study = read_study(study_file(tmp_path, "QuickStart", ["rwm"]))
+    with pytest.raises(ValueError, match="the study sets --seed"):
+        run_study(study, ["--seed", "3"])
+
+
+def test_after_a_wrong_folder_the_right_one_is_taken(tmp_path):
+    voices = build_embedded(tmp_path / "voices", voices=4, sentences=2, workers=1)
+    (tmp_path / "empty").mkdir()
+    study = read_study(study_file(tmp_path, "OwnSpeech", ["rwm"]))
+    more = [*options(tmp_path), "--epochs", "1", "--workers", "1"]
+    with pytest.raises(ValueError, match="no speech found"):
+        run_study(study, [*more, "--data_folder", str(tmp_path / "empty")])
+    assert not study.output_folder.exists()
+    manifest = Path(voices[0]["wav"]).parents[0]
+    assert run_study(study, [*more, "--data_folder", str(manifest)])
+
+
 @pytest.mark.parametrize("method", ["rwm", "rwm_lcnn"])
 def test_own_speech_learns_from_a_folder(method, tmp_path):
     rows = build_embedded(tmp_path / "voices", voices=6, sentences=2, workers=1)
