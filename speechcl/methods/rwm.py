@@ -144,7 +144,7 @@ def angle(logits: Tensor, labels: Tensor, compact: set[int]) -> Tensor:
     Tensor
         A scalar in [0, pi/2]; no gradient flows through it.
 
-    Source: RWM, released code (the sheet's section 3.3).
+    Source: RWM, released code.
 
     Example
     -------

@@ -29,7 +29,7 @@ def closed_form(rows, alpha):
 
 
 def slow_rotation(away, grad, angle):
-    """R written out, as in the sheet's section 5.1."""
+    """R written out, as a matrix."""
     away, grad = away.double(), grad.double()
     along = torch.eye(len(away), dtype=torch.float64) - away
     norm = away.square().sum().sqrt()

@@ -1,4 +1,4 @@
-"""RWM and OWM against slow versions of the sheet's equations, and the plumbing around them."""
+"""RWM and OWM against slow versions of the papers' equations, and the plumbing around them."""
 
 import functools
 import itertools
