@@ -110,6 +110,26 @@ def test_other_settings_in_the_same_folder_are_refused(quick):
         run_study(study, [*changed, *options(folder)])
 
 
+def test_another_precision_in_the_same_folder_is_refused(quick):
+    study, _, folder = quick
+    with pytest.raises(ValueError, match="holds a run with other settings"):
+        run_study(study, [*QUICK, *options(folder), "--precision", "bf16"])
+
+
+def test_debug_does_not_shorten_the_training(quick):
+    study, folders, folder = quick
+    expected = read_results(folders[0] / "results.json")["matrix"]
+    shutil.rmtree(folders[0])
+    longer = [*QUICK[: QUICK.index("--epochs")], "--epochs", "4", "--workers", "1"]
+    more = [*options(folder), "--debug"]
+    changed = study_file(folder, "QuickStart", ["fine_tune"], output_folder=str(folder / "debug"))
+    other = run_study(read_study(changed), [*longer, *more])[0]
+    log = (other / "train_log.txt").read_text()
+    assert "epoch: 4" in log
+    run_study(study, [*QUICK, *more])
+    assert read_results(folders[0] / "results.json")["matrix"] == expected
+
+
 def test_a_misspelt_setting_is_refused(quick):
     study, _, folder = quick
     with pytest.raises(ValueError, match="'epoch' not found"):
