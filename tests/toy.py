@@ -13,7 +13,7 @@ from speechcl.brains import DetectionBrain
 from speechcl.data.features import FeatureSet
 from speechcl.engine import Engine, Training
 from speechcl.method import Method
-from speechcl.methods import ER, OWM, RWM, FineTune, Joint
+from speechcl.methods import ER, EWC, OWM, RAWM, RWM, SI, DERpp, FineTune, Joint, LwF
 from speechcl.task import Task, make_stream
 
 # Every method joins the conformance tests by a row here.
@@ -21,7 +21,12 @@ METHODS: dict[str, Callable[[], Method]] = {
     "FineTune": FineTune,
     "Joint": Joint,
     "ER": lambda: ER(capacity=40, replay=16),
+    "DERpp": lambda: DERpp(capacity=40, replay=15),
+    "EWC": lambda: EWC(strength=10.0, clips=40),
+    "SI": lambda: SI(strength=1.0),
+    "LwF": LwF,
     "OWM": OWM,
+    "RAWM": RAWM,
     "RWM": RWM,
     "RWM auto": lambda: RWM(compact="auto"),
     "RWM official": lambda: RWM(mode="official"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from speechcl.memory.named_tensors import layout_of
+
 Items = dict[str, Tensor]
 
 
@@ -46,7 +48,7 @@ class Reservoir(nn.Module):
 
     def layout(self) -> dict:
         """Describe the kept tensors in plain values; ``allocate`` makes them again."""
-        return _layout(self._kept())
+        return _rows_layout(self._kept())
 
     def allocate(self, layout: dict) -> None:
         """Make room for items of a ``layout``; does nothing if it is there."""
@@ -59,7 +61,7 @@ class Reservoir(nn.Module):
     @torch.no_grad()
     def add(self, items: Items) -> None:
         """Offer a batch of items: tensors by name, all of shape (batch, ...)."""
-        self.allocate(_layout(items))
+        self.allocate(_rows_layout(items))
         slots, chosen = self._places(len(next(iter(items.values()))))
         for name, kept in self._kept().items():
             kept[slots] = items[name][chosen.to(items[name].device)].to(kept.device)
@@ -90,8 +92,5 @@ class Reservoir(nn.Module):
         return {n.removeprefix("kept_"): b for n, b in buffers.items() if n.startswith("kept_")}
 
 
-def _layout(items: Items) -> dict:
-    return {
-        name: {"shape": list(item.shape[1:]), "dtype": str(item.dtype).removeprefix("torch.")}
-        for name, item in items.items()
-    }
+def _rows_layout(items: Items) -> dict:
+    return layout_of({name: item.new_empty(item.shape[1:]) for name, item in items.items()})

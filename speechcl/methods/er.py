@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 
+from speechcl.batches import join, my_rows
 from speechcl.memory import Reservoir
 from speechcl.method import Method, Step
-from speechcl.parallel import world
 from speechcl.task import Task
 
 if TYPE_CHECKING:
@@ -58,11 +57,7 @@ class ER(Method):
         """Append remembered items to the batch."""
         if len(self.memory) == 0:
             return step.batch
-        rank, processes = world()
-        old = self.memory.sample(self.replay)
-        size = len(next(iter(old.values())))
-        mine = slice(size * rank // processes, size * (rank + 1) // processes)
-        return {name: torch.cat([rows, old[name][mine]]) for name, rows in step.batch.items()}
+        return join(step.batch, my_rows(self.memory.sample(self.replay)))
 
     def after_task(self, task: Task, engine: Engine) -> None:
         """Offer every item of the task to the memory."""

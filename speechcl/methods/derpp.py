@@ -1,0 +1,91 @@
+"""DER++, dark experience replay: remember what the model said of old clips, too."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import speechbrain as sb
+from torch import Tensor
+from torch.nn import functional
+
+from speechcl.batches import join, my_rows, rows, size
+from speechcl.method import Step
+from speechcl.methods.er import ER
+from speechcl.parallel import share
+from speechcl.task import Task
+
+if TYPE_CHECKING:
+    from speechcl.engine import Engine
+
+
+class DERpp(ER):
+    """Replay old clips twice a step: once to repeat old answers, once with their labels.
+
+    Arguments
+    ---------
+    capacity, replay, seed
+        As in ER; ``replay`` clips are drawn for each of the two.
+    answers : float
+        ``alpha``, weight of the squared distance to the remembered logits.
+    labels : float
+        ``beta``, weight of the labels' loss.
+
+    Source: Buzzega et al., "Dark experience for general continual learning", NeurIPS 2020, eq. 6.
+    Deviates: clips and logits are remembered when a task ends, as in ER, not while it is learnt.
+
+    Example
+    -------
+    >>> DERpp(capacity=100).structure()
+    {'kept': {}}
+    """
+
+    def __init__(
+        self,
+        capacity: int = 200,
+        replay: int = 32,
+        answers: float = 0.5,
+        labels: float = 0.5,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(capacity, replay, seed)
+        self.answers, self.labels = answers, labels
+        self._old: tuple[int, int, Tensor] | None = None  # own items, items to answer, their logits
+
+    def before_batch(self, step: Step) -> Any:
+        """Append two draws of remembered items to the batch."""
+        if len(self.memory) == 0:
+            return step.batch
+        first, second = (my_rows(self.memory.sample(self.replay)) for _ in range(2))
+        logits = first.pop("logits")
+        self._old = size(step.batch), size(first), logits
+        return join(step.batch, first, {name: second[name] for name in first})
+
+    def loss(self, step: Step) -> Tensor:
+        """Return the loss of the new items, plus old answers, plus old labels."""
+        if self._old is None:
+            return super().loss(step)
+        own, answered, old = self._old
+        self._old = None
+        every = size(step.batch)
+
+        def task_loss(part: slice) -> Tensor:
+            outputs, batch = rows(step.outputs, part), rows(step.batch, part)
+            return step.brain.task_loss(outputs, batch, sb.Stage.TRAIN)
+
+        new = step.brain.logits(rows(step.outputs, slice(own, own + answered)))
+        terms = [
+            (1.0, own, task_loss(slice(0, own))),
+            (self.answers, answered, functional.mse_loss(new, old)),
+            (self.labels, every - own - answered, task_loss(slice(own + answered, every))),
+        ]
+        # each mean counts as its own part of all processes' items, not as the batch's
+        return sum(w * share(n) / share(every) * value for w, n, value in terms)  # type: ignore
+
+    def after_task(self, task: Task, engine: Engine) -> None:
+        """Offer every item of the task to the memory, with what the model says of it."""
+
+        def with_logits(brain, batch):
+            return {**batch, "logits": brain.logits(brain.compute_forward(batch, sb.Stage.TEST))}
+
+        for batch in engine.collect(task, with_logits):
+            self.memory.add(batch)
