@@ -65,6 +65,7 @@ class ContinualBrain(sb.Brain):
         self.bar: tqdm | None = None
         self.scores: list[Tensor] = []
         self.epoch_begins = True
+        self.train_set: Any = None  # told which epoch it is, if it wants to know
 
     # ---- what a problem brain adds
     def task_loss(self, outputs: Any, batch: Any, stage: sb.Stage) -> Tensor:
@@ -183,6 +184,8 @@ class ContinualBrain(sb.Brain):
             return
         self.epoch_begins = True
         self.train_sampler.start = self.step
+        if hasattr(self.train_set, "set_epoch"):
+            self.train_set.set_epoch(epoch)
         name = f"task {self.task.index + 1}/{self.tasks} {self.task.name}, epoch {epoch}"
         if self.bar is None:
             self.bar = tqdm(

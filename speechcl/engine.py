@@ -306,7 +306,7 @@ class Engine:
             on_start=lambda: keep(None),
             after_epoch=after_epoch,
         )
-        brain.train_sampler = batches
+        brain.train_sampler, brain.train_set = batches, data
         # its own generator: making an iterator then draws nothing from the global one
         loader = DataLoader(
             data,

@@ -27,9 +27,6 @@ from speechbrain.utils.distributed import (
 )
 from speechbrain.utils.logger import setup_logging
 
-from speechcl.data.features import cached_features
-from speechcl.data.splits import split_by_speaker
-from speechcl.data.streams import attack_stream
 from speechcl.engine import Engine, check_run_opts
 from speechcl.reports import render_report, summary_table
 from speechcl.results import write_text_atomically
@@ -116,55 +113,6 @@ class Experiment:
             render_report([self.folder], self.folder / "report.html")
         ddp_barrier()
         return self.folder
-
-
-def learn_attacks(
-    experiment: Experiment, rows: Sequence[Mapping[str, Any]], about: Mapping[str, Any]
-) -> Path:
-    """Run a detection recipe on a corpus of attacks.
-
-    Speakers are dealt to training and test, features are computed or found again, the input is
-    standardised by the first task, and every attack becomes a task.
-
-    Arguments
-    ---------
-    experiment : Experiment
-        Its hyper-parameters: ``attacks``, ``split``, ``seed``, ``corpus_folder``.
-    rows : Sequence
-        Manifest rows of genuine and spoofed clips.
-    about : Mapping
-        Further fields of results.json: recipe, notes.
-
-    Returns
-    -------
-    Path
-        The run folder.
-    """
-    hparams, model = experiment.hparams, experiment.base["model"]
-    rows = split_by_speaker(rows, hparams["split"], hparams["seed"])
-    features = experiment.on_main(
-        cached_features,
-        rows=rows,
-        extract=experiment.base["front_end"],
-        folder=hparams["corpus_folder"],
-    )
-    stream = attack_stream(rows, features, hparams["attacks"], hparams["seed"])
-    if hasattr(model, "standardise"):
-        model.standardise(stream[0].train.features)  # type: ignore[attr-defined]
-    return experiment.run(stream, {"examples": _examples(rows, hparams["attacks"]), **about})
-
-
-def _examples(rows: Sequence[Mapping[str, Any]], attacks: Sequence[str]) -> list[dict[str, str]]:
-    """A genuine test clip and two spoofed copies of it, to listen to."""
-    heard = [row for row in rows if row["split"] == "test"]
-    genuine = next(row for row in heard if row["attack"] == "-")
-    copies = [f"{genuine['ID']}-{attack}" for attack in attacks[:2]]
-    titles = {genuine["ID"]: "genuine", **dict(zip(copies, attacks, strict=False))}
-    return [
-        {"title": titles[row["ID"]], "wav": str(Path(row["wav"]).resolve())}
-        for row in heard
-        if row["ID"] in titles
-    ]
 
 
 def run_recipe(main: Callable[[Sequence[str]], Path], argv: Sequence[str]) -> int:

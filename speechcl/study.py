@@ -1,4 +1,4 @@
-"""Methods times seeds with one command: a study runs a recipe many times and compares."""
+"""Methods x seeds x orders with one command: a study runs a recipe many times and compares."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import yaml
 
 from speechcl.results import write_text_atomically
 
 FIELDS = {"recipe": str, "output_folder": str, "methods": list, "seeds": list, "title": str}
+OPTIONAL_FIELDS = {"orders": dict, "settings": dict}
 
 
 @dataclass(frozen=True)
@@ -27,13 +29,19 @@ class Study:
     recipe : Path
         The recipe's ``train.py``.
     output_folder : Path
-        Every run gets ``<method>/seed_<seed>`` below it.
+        Every run gets ``<method>/seed_<seed>`` below it, or with several orders
+        ``<method>/order_<number>/seed_<seed>``.
     methods : tuple of str
         Names of YAML files in the ``hparams`` folder beside the recipe.
     seeds : tuple of int
         Every method runs once with each.
     title : str
         Of the report.
+    orders : tuple of dict
+        Every method and seed runs once with each: the recipe's setting that lists the tasks, and
+        their order.
+    settings : dict
+        The recipe's settings that hold for every run.
     """
 
     recipe: Path
@@ -41,17 +49,38 @@ class Study:
     methods: tuple[str, ...]
     seeds: tuple[int, ...]
     title: str
+    orders: tuple[dict[str, list], ...] = ({},)
+    settings: dict[str, Any] = field(default_factory=dict)
 
     def hparams(self, method: str) -> Path:
         """Return a method's YAML file."""
         return self.recipe.parent / "hparams" / f"{method}.yaml"
 
-    def runs(self) -> list[tuple[str, int, Path]]:
-        """Return (method, seed, run folder) of every run, seed by seed."""
-        return [
-            (method, seed, self.output_folder / method / f"seed_{seed}")
-            for seed, method in product(self.seeds, self.methods)
-        ]
+    def runs(self) -> list[Run]:
+        """Return every run, seed by seed."""
+        runs = []
+        for seed, (number, order), method in product(
+            self.seeds, enumerate(self.orders, 1), self.methods
+        ):
+            place = f"order_{number}/seed_{seed}" if len(self.orders) > 1 else f"seed_{seed}"
+            folder = self.output_folder / method / place
+            runs.append(Run(method, seed, {**self.settings, **order}, folder))
+        return runs
+
+
+class Run(NamedTuple):
+    """One run of a study: a method, a seed, the settings it adds, and its folder."""
+
+    method: str
+    seed: int
+    settings: dict[str, Any]
+    folder: Path
+
+    def arguments(self) -> list[str]:
+        """Return the settings as ``--key value`` pairs for the recipe's command line."""
+        own = {"seed": self.seed, "output_folder": str(self.folder), **self.settings}
+        pairs = ((f"--{key}", json.dumps(value)) for key, value in own.items())
+        return [text for pair in pairs for text in pair]
 
 
 def read_study(file: Path | str) -> Study:
@@ -61,7 +90,8 @@ def read_study(file: Path | str) -> Study:
     ---------
     file : Path
         With ``recipe`` (relative to the file), ``output_folder``, ``methods``, ``seeds`` and
-        ``title``.
+        ``title``; perhaps ``orders``, such as ``{attacks: [[a, b], [b, a]]}``, and ``settings`` for
+        every run.
 
     Returns
     -------
@@ -85,27 +115,64 @@ def read_study(file: Path | str) -> Study:
         found = yaml.safe_load(file.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{file}: not plain YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(found, dict) or found.keys() != FIELDS.keys():
-        raise ValueError(f"{file}: a study has exactly the fields {', '.join(FIELDS)}")
-    for name, kind in FIELDS.items():
-        if not isinstance(found[name], kind) or not found[name]:
-            raise ValueError(f"{file}: {name} is {found[name]!r} but must be a {kind.__name__}")
-    if not all(isinstance(seed, int) for seed in found["seeds"]):
-        raise ValueError(f"{file}: seeds are {found['seeds']} but must be whole numbers")
-    for name in ("methods", "seeds"):
-        if len(set(found[name])) < len(found[name]):
-            raise ValueError(f"{file}: {name} are {found[name]}: name each once")
+    _check_fields(file, found)
     study = Study(
         recipe=(file.parent / found["recipe"]).resolve(),
         output_folder=Path(found["output_folder"]),
         methods=tuple(found["methods"]),
         seeds=tuple(found["seeds"]),
         title=found["title"],
+        orders=_orders(file, found.get("orders", {})),
+        settings=found.get("settings", {}),
     )
     for path in [study.recipe, *map(study.hparams, study.methods)]:
         if not path.is_file():
             raise ValueError(f"{file}: {path} does not exist")
     return study
+
+
+def _check_fields(file: Path, found: Any) -> None:
+    known = {**FIELDS, **OPTIONAL_FIELDS}
+    if not isinstance(found, dict) or not FIELDS.keys() <= found.keys() <= known.keys():
+        raise ValueError(
+            f"{file}: a study has the fields {', '.join(FIELDS)}, and may have "
+            f"{' and '.join(OPTIONAL_FIELDS)}"
+        )
+    for name, value in found.items():
+        if not isinstance(value, known[name]) or not value:
+            raise ValueError(
+                f"{file}: {name} is {value!r} but must be a {known[name].__name__}, not empty"
+            )
+    if not all(isinstance(seed, int) for seed in found["seeds"]):
+        raise ValueError(f"{file}: seeds are {found['seeds']} but must be whole numbers")
+    for name in ("methods", "seeds"):
+        if len(set(found[name])) < len(found[name]):
+            raise ValueError(f"{file}: {name} are {found[name]}: name each once")
+    own = {"seed", "output_folder"} & found.get("settings", {}).keys()
+    if own:
+        raise ValueError(f"{file}: settings hold {' and '.join(sorted(own))}: the study sets that")
+
+
+def _orders(file: Path, given: dict[str, Any]) -> tuple[dict[str, list], ...]:
+    """Return the setting of each order; every order must hold the same tasks."""
+    if not given:
+        return ({},)
+    (setting, orders), *more = given.items()
+    lists = isinstance(orders, list) and all(isinstance(one, list) and one for one in orders)
+    if more or not orders or not lists:
+        raise ValueError(
+            f"{file}: orders is {given!r}: name the one setting that lists the tasks, and under it "
+            "a list of lists, for example orders: {attacks: [[world, mulaw], [mulaw, world]]}"
+        )
+    for one in orders:
+        if sorted(one) != sorted(orders[0]) or len(set(one)) < len(one):
+            raise ValueError(
+                f"{file}: order {one} must hold each task of {orders[0]} once: "
+                "runs on other tasks cannot be averaged"
+            )
+    if len({tuple(one) for one in orders}) < len(orders):
+        raise ValueError(f"{file}: orders of {setting} holds the same order twice: name each once")
+    return tuple({setting: one} for one in orders)
 
 
 def run_study(study: Study, overrides: Sequence[str] = ()) -> list[Path]:
@@ -123,15 +190,16 @@ def run_study(study: Study, overrides: Sequence[str] = ()) -> list[Path]:
     list of Path
         The run folders.
     """
-    own_options = {"--seed", "--output_folder"} & {one.split("=")[0] for one in overrides}
+    runs = study.runs()
+    set_here = {"seed", "output_folder", *runs[0].settings}
+    own_options = {f"--{name}" for name in set_here} & {one.split("=")[0] for one in overrides}
     if own_options:
         raise ValueError(f"the study sets {' and '.join(sorted(own_options))}: change it there")
     folders = []
     with _recipe(study.recipe) as main:
-        for number, (method, seed, folder) in enumerate(runs := study.runs(), 1):
-            print(f"run {number} of {len(runs)}: {method}, seed {seed}", flush=True)
-            own = ("--seed", str(seed), "--output_folder", str(folder))
-            folders.append(main([str(study.hparams(method)), *own, *overrides]))
+        for number, run in enumerate(runs, 1):
+            print(f"run {number} of {len(runs)}: {run.folder}", flush=True)
+            folders.append(main([str(study.hparams(run.method)), *run.arguments(), *overrides]))
     return folders
 
 
@@ -145,7 +213,9 @@ def write_study(study: Study, folders: Sequence[Path]) -> Path:
             "runs": len(row.runs),
             "average": row.average,
             "average_std": row.average_std,
-            "average_interval": row.interval,
+            "average_runs_interval": row.runs_interval,
+            "average_clips_interval": row.interval,
+            "difference": row.difference and asdict(row.difference),
             "forgetting": row.forgetting,
             "just_learnt": row.just_learnt,
             "final": row.final,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from speechcl.brain import ContinualBrain
-from speechcl.data.features import BONAFIDE, FeatureSet
+from speechcl.data.clips import BONAFIDE, ClipSet
 from speechcl.metrics import average_eer_interval, eer
 from speechcl.task import Task
 
@@ -20,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 class Detection(NamedTuple):
-    """What a forward pass gives: logits (batch, 2) and embeddings (batch, width)."""
+    """What a forward pass gives: logits (batch, 1 or 2) and embeddings (batch, width)."""
 
     logits: Tensor
     embedding: Tensor
@@ -32,6 +33,12 @@ class DetectionBrain(ContinualBrain):
     The model maps features to (logits, embedding), with one logit or two. The score is the
     difference of the two logits, higher for genuine speech.
 
+    Arguments
+    ---------
+    criterion : Callable
+        Maps the model's logits, shape (batch, 1 or 2), and the labels to a loss. By default the
+        cross-entropy; ``speechcl.losses`` has others.
+
     Example
     -------
     >>> two_logits(torch.tensor([[3.0]]))
@@ -40,18 +47,23 @@ class DetectionBrain(ContinualBrain):
 
     metric = "eer"
 
+    def __init__(
+        self, *, criterion: Callable[[Tensor, Tensor], Tensor] | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.criterion = criterion or cross_entropy
+
     def compute_forward(self, batch: Any, stage: sb.Stage) -> Detection:
         """Run the model on ``batch["features"]``."""
-        logits, embedding = self.modules["model"](batch["features"])
-        return Detection(two_logits(logits), embedding)
+        return Detection(*self.modules["model"](batch["features"]))
 
     def task_loss(self, outputs: Detection, batch: Any, stage: sb.Stage) -> Tensor:
-        """Return the cross-entropy."""
-        return functional.cross_entropy(outputs.logits, batch["label"])
+        """Return the criterion's loss, by default the cross-entropy."""
+        return self.criterion(outputs.logits, batch["label"])
 
     def logits(self, outputs: Detection) -> Tensor:
         """Return the logits, shape (batch, 2)."""
-        return outputs.logits
+        return two_logits(outputs.logits)
 
     def features(self, outputs: Detection) -> Tensor:
         """Return what the classifier sees, shape (batch, width)."""
@@ -63,9 +75,10 @@ class DetectionBrain(ContinualBrain):
 
     def score(self, outputs: Detection, batch: Any) -> Tensor:
         """Return logit of genuine minus logit of spoofed, shape (batch,)."""
-        return outputs.logits[:, BONAFIDE] - outputs.logits[:, 1 - BONAFIDE]
+        logits = two_logits(outputs.logits)
+        return logits[:, BONAFIDE] - logits[:, 1 - BONAFIDE]
 
-    def measure(self, scores: numpy.ndarray, dataset: FeatureSet) -> float:
+    def measure(self, scores: numpy.ndarray, dataset: ClipSet) -> float:
         """Return the equal error rate in percent; 50 for a model that collapsed to one score."""
         genuine = dataset.is_bonafide
         if numpy.ptp(scores) == 0:
@@ -85,12 +98,23 @@ class DetectionBrain(ContinualBrain):
         """Return the bootstrap interval of the average EER; speakers are drawn, not clips."""
         tables = []
         for task, scores in pairs:
-            data: FeatureSet = task.test  # type: ignore[assignment]
+            data: ClipSet = task.test  # type: ignore[assignment]
             genuine, speakers = data.is_bonafide, data.speakers
             tables.append(
                 (scores[genuine], scores[~genuine], speakers[genuine], speakers[~genuine])
             )
         return list(average_eer_interval(tables))
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Compute the cross-entropy of one logit or two.
+
+    Example
+    -------
+    >>> cross_entropy(torch.tensor([[0.0]]), torch.tensor([1]))
+    tensor(0.6931)
+    """
+    return functional.cross_entropy(two_logits(logits), labels)
 
 
 def two_logits(logits: Tensor) -> Tensor:

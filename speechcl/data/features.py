@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from speechcl.data.audio import read_audio
+from speechcl.data.clips import Batch, ClipSet, Row, clips_fingerprint
 from speechcl.data.files import atomic_path
 
-SPOOF, BONAFIDE = 0, 1
-Row = Mapping[str, Any]
 Extract = Callable[[Tensor], Tensor]
 
 
-class FeatureSet(Dataset):
+class FeatureSet(ClipSet):
     """Features of clips in memory, with what the manifest says of each clip.
 
     A batch is ``{"features": (batch, ...), "label": (batch,)}``, label 1 for genuine speech. Two
@@ -45,23 +39,12 @@ class FeatureSet(Dataset):
     """
 
     def __init__(self, features: Tensor, rows: Sequence[Row]) -> None:
+        super().__init__(rows)
         if len(features) != len(rows):
             raise ValueError(f"{len(features)} features for {len(rows)} rows: one a row is needed")
         self.features = features
-        self.rows = [{"attack": "-", "speaker": "-", **row} for row in rows]
-        self.is_bonafide = numpy.array([row["label"] == "bonafide" for row in rows], dtype=bool)
-        self.labels = torch.from_numpy(numpy.where(self.is_bonafide, BONAFIDE, SPOOF))
-        self.speakers = numpy.array([row["speaker"] for row in self.rows])
 
-    def __len__(self) -> int:
-        """Return the number of clips."""
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """Return one clip's features and label."""
-        return {"features": self.features[index], "label": self.labels[index]}
-
-    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
+    def __getitems__(self, indices: list[int]) -> Batch:
         """Return a whole batch at once, which is what the loader asks for."""
         chosen = torch.tensor(indices)
         return {"features": self.features[chosen], "label": self.labels[chosen]}
@@ -70,10 +53,10 @@ class FeatureSet(Dataset):
         """Return both sets as one."""
         return FeatureSet(torch.cat([self.features, other.features]), self.rows + other.rows)
 
-    @staticmethod
-    def collate(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the batch, which ``__getitems__`` has already put together."""
-        return batch
+    def subset(self, places: Sequence[int]) -> FeatureSet:
+        """Return the clips at these places of this set."""
+        chosen = list(places)
+        return FeatureSet(self.features[chosen], [self.rows[place] for place in chosen])
 
     @property
     def nbytes(self) -> int:
@@ -116,7 +99,9 @@ def cached_features(
     AudioError
         If a clip cannot be read.
     """
-    file = Path(folder) / f"features-{_fingerprint(rows, extract, samples, rate_hz)}.safetensors"
+    probe = _probe(extract, samples, rate_hz)
+    name = f"features-{clips_fingerprint(rows, [samples, rate_hz], probe)}.safetensors"
+    file = Path(folder) / name
     if file.is_file():
         return load_file(file)["features"]
     found = []
@@ -142,16 +127,9 @@ def to_length(waveform: Tensor, samples: int) -> Tensor:
     return waveform.repeat(times)[:samples]
 
 
-def _fingerprint(rows: Sequence[Row], extract: Extract, samples: int, rate_hz: int) -> str:
-    clips = [(str(row["wav"]), *_state(Path(row["wav"]))) for row in rows]
+def _probe(extract: Extract, samples: int, rate_hz: int) -> bytes:
+    """What the extractor answers to a sweep: it changes when the extractor does."""
     time_s = torch.arange(samples) / rate_hz
-    probe = 0.3 * torch.sin(2000.0 * time_s.square() + 500.0 * time_s)
+    sweep = 0.3 * torch.sin(2000.0 * time_s.square() + 500.0 * time_s)
     with torch.no_grad():
-        answer = extract(probe[None]).contiguous().numpy().tobytes()
-    text = json.dumps([samples, rate_hz, clips])
-    return hashlib.sha256(text.encode() + answer).hexdigest()[:16]
-
-
-def _state(file: Path) -> tuple[int, int]:
-    found = file.stat() if file.is_file() else None
-    return (found.st_size, found.st_mtime_ns) if found else (0, 0)
+        return extract(sweep[None]).contiguous().numpy().tobytes()

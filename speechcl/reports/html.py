@@ -82,7 +82,7 @@ def _content(runs: Sequence[Run], title: str) -> dict[str, Any]:
         "style": style,
         "recipes": list(dict.fromkeys(row.recipe for row in rows)),
         "streams": _streams(rows),
-        "tasks": list(dict.fromkeys(name for row in rows for name in row.stream)),
+        "tasks": list(dict.fromkeys(name for row in rows for name in row.tasks)),
         "notes": list(dict.fromkeys(note for run in runs for note in run.results.get("notes", []))),
         "forward": any(row.forward_transfer is not None for row in rows),
         "continual": continual,
@@ -90,10 +90,12 @@ def _content(runs: Sequence[Run], title: str) -> dict[str, Any]:
         "lead": ranked[0],
         "trail": ranked[-1],
         "forgetting": sorted(
-            (row for row in continual if row.forgetting is not None and len(row.stream) > 1),
+            (row for row in continual if row.forgetting is not None and len(row.tasks) > 1),
             key=lambda row: row.forgetting,
         ),
+        "compared": next((row.difference.baseline for row in rows if row.difference), None),
         "bars": _bars(rows, style),
+        "maps": _maps(rows),
         "panels": _panels(rows, style),
         "det": _det(rows),
         "clips": _clips(runs),
@@ -105,17 +107,36 @@ def _content(runs: Sequence[Run], title: str) -> dict[str, Any]:
 def _streams(rows: Sequence[SummaryRow]) -> list[dict[str, Any]]:
     """Each order of tasks once, with its sizes and the methods that learnt it."""
     streams = []
-    for stream in dict.fromkeys(row.stream for row in rows):
-        members = [row for row in rows if row.stream == stream]
-        results = members[0].runs[0].results
+    for stream in dict.fromkeys(order.stream for row in rows for order in row.orders):
+        members = [(row, run) for row in rows for run in row.runs if _stream(run) == stream]
+        results = members[0][1].results
         sizes = [results.get(key, [{}] * len(stream)) for key in ("train_sizes", "test_sizes")]
         streams.append(
             {
                 "tasks": list(zip(stream, *sizes, strict=True)),
-                "methods": [row.label for row in members],
+                "methods": list(dict.fromkeys(row.label for row, _ in members)),
             }
         )
     return streams
+
+
+def _maps(rows: Sequence[SummaryRow]) -> list[dict[str, Any]]:
+    """A score matrix for every method and order."""
+    streams = list(dict.fromkeys(order.stream for row in rows for order in row.orders))
+    return [
+        {
+            "row": row,
+            "colour": index,
+            "order": order,
+            "number": streams.index(order.stream) + 1 if len(streams) > 1 else None,
+        }
+        for index, row in enumerate(rows)
+        for order in row.orders
+    ]
+
+
+def _stream(run: Run) -> tuple[str, ...]:
+    return tuple(run.results["stream"])
 
 
 def _bars(rows: Sequence[SummaryRow], style: ScoreStyle) -> dict[str, Any]:
@@ -141,10 +162,10 @@ def _panels(rows: Sequence[SummaryRow], style: ScoreStyle) -> list[dict[str, Any
     scores = np.concatenate([[*row.final.values(), *row.learnt.values()] for row in rows])
     axis = _Axis(float(np.nanmax(scores)))
     panels = []
-    for task in dict.fromkeys(name for row in rows for name in row.stream):
+    for task in dict.fromkeys(name for row in rows for name in row.tasks):
         lines = []
         for index, row in enumerate(rows):
-            if task not in row.stream:
+            if task not in row.final:
                 continue
             learnt, final = row.learnt[task], row.final[task]
             lines.append(
@@ -179,7 +200,7 @@ def _det(rows: Sequence[SummaryRow]) -> dict[str, Any] | None:
     """Curves of each method's final model, all tests pooled, for its first run with scores."""
     shown, detectors = [], []
     for index, row in enumerate(rows):
-        name = f"task_{len(row.stream) - 1:02d}.csv"
+        name = f"task_{len(row.tasks) - 1:02d}.csv"
         files = [(run, run.folder / "scores" / name) for run in row.runs]
         for run, file in files:
             if file.is_file():

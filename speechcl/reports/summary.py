@@ -1,4 +1,4 @@
-"""The figures that a comparison of runs shows, with the seeds of a method taken together."""
+"""The figures that a comparison of runs shows, with the runs of a method taken together."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from speechcl.reports.wording import is_method
 from speechcl.results import read_results
 
 
@@ -23,19 +24,44 @@ class Run:
 
 
 @dataclass(frozen=True, eq=False)
+class Order:
+    """The score matrix of one order of tasks, averaged over seeds."""
+
+    stream: tuple[str, ...]
+    matrix: NDArray[np.float64]
+    zero_shot: NDArray[np.float64] | None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much higher the average is than the baseline's, over runs of equal seed and order."""
+
+    baseline: str
+    pairs: int
+    mean: float
+    interval: tuple[float, float] | None
+
+
+@dataclass(frozen=True, eq=False)
 class SummaryRow:
-    """One method averaged over its seeds; None where nothing was measured."""
+    """One method averaged over its seeds and orders; None where nothing was measured.
+
+    ``interval`` is the mean of the runs' bootstrap intervals over test clips, ``runs_interval`` the
+    95 % t-interval of the average over runs.
+    """
 
     label: str
     method: str
     recipe: str
-    stream: tuple[str, ...]
+    orders: tuple[Order, ...]
     runs: tuple[Run, ...]
-    matrix: NDArray[np.float64]
-    zero_shot: NDArray[np.float64] | None
     average: float
     average_std: float | None
     interval: tuple[float, float] | None
+    runs_interval: tuple[float, float] | None
+    difference: Difference | None
+    final: dict[str, float]
+    learnt: dict[str, float]
     forgetting: float | None
     just_learnt: float | None
     forward_transfer: float | None
@@ -50,14 +76,9 @@ class SummaryRow:
         return [run.results["summary"]["average"] for run in self.runs]
 
     @property
-    def final(self) -> dict[str, float]:
-        """Score of every task after the last one was learnt."""
-        return dict(zip(self.stream, self.matrix[-1].tolist(), strict=True))
-
-    @property
-    def learnt(self) -> dict[str, float]:
-        """Score of every task just after it was learnt."""
-        return dict(zip(self.stream, np.diagonal(self.matrix).tolist(), strict=True))
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks, in the order of the first run."""
+        return self.orders[0].stream
 
 
 def load_runs(run_folders: Sequence[Path | str]) -> list[Run]:
@@ -97,7 +118,10 @@ def load_runs(run_folders: Sequence[Path | str]) -> list[Run]:
 
 
 def summary_rows(runs: Sequence[Run | Path | str]) -> list[SummaryRow]:
-    """Group runs by method, recipe and stream, and average each group over its seeds.
+    """Group runs by method, recipe and set of tasks, and average each group over seeds and orders.
+
+    Each group but the first is compared with the baseline, which is fine-tuning or else the first
+    method, over the pairs of runs with the same seed, order and recipe.
 
     Arguments
     ---------
@@ -126,15 +150,25 @@ def summary_rows(runs: Sequence[Run | Path | str]) -> list[SummaryRow]:
     groups: dict[tuple, list[Run]] = {}
     for run in loaded:
         name = run.results.get("method_label", run.results["method"])
-        key = (name, run.results["recipe"], tuple(run.results["stream"]))
+        key = (name, run.results["recipe"], tuple(sorted(run.results["stream"])))
         groups.setdefault(key, []).append(run)
     labels = _distinct_labels(list(groups))
-    return [_row(label, key[1], key[2], tuple(groups[key])) for key, label in labels.items()]
+    fine_tuned = (key for key, runs in groups.items() if is_method(_kind(runs), "finetune"))
+    baseline = next(fine_tuned, next(iter(groups)))
+    return [
+        _row(
+            label, tuple(groups[key]), _difference(labels[baseline], groups[baseline], groups[key])
+        )
+        for key, label in labels.items()
+    ]
+
+
+def _kind(runs: Sequence[Run]) -> str:
+    return runs[0].results["method"]
 
 
 def _distinct_labels(keys: list[tuple]) -> dict[tuple, str]:
-    """Tell methods of equal name apart by what differs: the recipe, the order of the stream."""
-    streams = list(dict.fromkeys(key[2] for key in keys))
+    """Tell methods of equal name apart by what differs: the recipe, the tasks."""
     labels = {}
     for key in keys:
         twins = [other for other in keys if other[0] == key[0]]
@@ -142,39 +176,93 @@ def _distinct_labels(keys: list[tuple]) -> dict[tuple, str]:
         if len({twin[1] for twin in twins}) > 1:
             details.append(key[1])
         if len({twin[2] for twin in twins}) > 1:
-            details.append(f"order {streams.index(key[2]) + 1}")
-        labels[key] = f"{key[0]} ({', '.join(details)})" if details else key[0]
+            details.append(", ".join(key[2]))
+        labels[key] = f"{key[0]} ({'; '.join(details)})" if details else key[0]
     return labels
 
 
-def _row(label: str, recipe: str, stream: tuple[str, ...], runs: tuple[Run, ...]) -> SummaryRow:
+def _row(label: str, runs: tuple[Run, ...], difference: Difference | None) -> SummaryRow:
     results = [run.results for run in runs]
     averages = [one["summary"]["average"] for one in results]
     intervals = [one["average_interval"] for one in results if one.get("average_interval")]
-    untrained = [one["zero_shot"] for one in results if one.get("zero_shot")]
-    matrix = _mean_scores([one["matrix"] for one in results])
-    learnt = np.diagonal(matrix)
+    learnt = _by_task(
+        [dict(zip(r["stream"], np.diagonal(_scores(r)), strict=True)) for r in results]
+    )
     return SummaryRow(
         label=label,
         method=results[0]["method"],
-        recipe=recipe,
-        stream=stream,
+        recipe=results[0]["recipe"],
+        orders=_orders(results),
         runs=runs,
-        matrix=matrix,
-        zero_shot=_mean_scores(untrained) if untrained else None,
         average=fmean(averages),
         average_std=stdev(averages) if len(averages) > 1 else None,
         interval=(fmean(i[0] for i in intervals), fmean(i[1] for i in intervals))
         if intervals
         else None,
+        runs_interval=t_interval(averages),
+        difference=difference,
+        final=_by_task([dict(zip(r["stream"], _scores(r)[-1], strict=True)) for r in results]),
+        learnt=learnt,
         forgetting=_mean(one["summary"]["forgetting"] for one in results),
-        just_learnt=float(learnt.mean()) if np.isfinite(learnt).all() else None,
+        just_learnt=fmean(learnt.values()) if np.isfinite([*learnt.values()]).all() else None,
         forward_transfer=_mean(one["summary"]["forward_transfer"] for one in results),
         trainable_parameters=fmean(one["trainable_parameters"] for one in results),
         memory_bytes=fmean(one["memory_bytes"] for one in results),
         train_s=fmean(sum(one["train_seconds"]) for one in results),
         peak_rss_mb=_mean(one["peak_rss_mb"] for one in results),
     )
+
+
+def _orders(results: Sequence[dict[str, Any]]) -> tuple[Order, ...]:
+    orders = []
+    for stream in dict.fromkeys(tuple(one["stream"]) for one in results):
+        members = [one for one in results if tuple(one["stream"]) == stream]
+        untrained = [one["zero_shot"] for one in members if one.get("zero_shot")]
+        matrix = _mean_scores([one["matrix"] for one in members])
+        orders.append(Order(stream, matrix, _mean_scores(untrained) if untrained else None))
+    return tuple(orders)
+
+
+def _difference(label: str, baseline: Sequence[Run], runs: Sequence[Run]) -> Difference | None:
+    """Compare runs with those of the baseline that share seed and order."""
+    if runs is baseline:
+        return None
+
+    def averages(group: Sequence[Run]) -> dict[tuple, float]:
+        return {
+            (r["seed"], r["recipe"], *r["stream"]): r["summary"]["average"]
+            for r in (run.results for run in group)
+        }
+
+    theirs, ours = averages(baseline), averages(runs)
+    gaps = [value - theirs[key] for key, value in ours.items() if key in theirs]
+    return Difference(label, len(gaps), fmean(gaps), t_interval(gaps)) if gaps else None
+
+
+def t_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """Compute the 95 % interval of a mean from Student's t; None for fewer than two values.
+
+    Example
+    -------
+    >>> low, high = t_interval([1.0, 2.0, 3.0])
+    >>> round(low, 2), round(high, 2)
+    (-0.48, 4.48)
+    """
+    if len(values) < 2:
+        return None
+    from scipy.stats import t
+
+    half = float(t.ppf(0.975, len(values) - 1)) * stdev(values) / len(values) ** 0.5
+    return fmean(values) - half, fmean(values) + half
+
+
+def _scores(results: dict[str, Any]) -> NDArray[np.float64]:
+    return np.array(results["matrix"], dtype=np.float64)
+
+
+def _by_task(scores: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Average over runs, task by task, in the order of the first run."""
+    return {task: float(np.mean([one[task] for one in scores])) for task in scores[0]}
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
@@ -213,16 +301,19 @@ def summary_table(run_folders: Sequence[Path | str]) -> str:
     ValueError: nowhere/results.json: no such file; has the run ended?
     """
     rows = summary_rows(run_folders)
-    tasks = list(dict.fromkeys(name for row in rows for name in row.stream))
+    tasks = list(dict.fromkeys(name for row in rows for name in row.tasks))
     style = ScoreStyle.of(rows)
-    table = [["method", "runs", "average", "forgetting", "just learnt", *tasks]]
+    compared = next((row.difference.baseline for row in rows if row.difference), None)
+    against = [f"against {compared}"] if compared else []
+    table = [["method", "runs", "average", *against, "forgetting", "just learnt", *tasks]]
     for row in rows:
         average = style.number(row.average)
         if row.average_std is not None:
             average += f" ± {style.number(row.average_std)}"
         final = [style.number(row.final.get(task)) for task in tasks]
         figures = [style.signed(row.forgetting), style.number(row.just_learnt), *final]
-        table.append([row.label, str(len(row.runs)), average, *figures])
+        gap = [style.difference(row.difference)] if compared else []
+        table.append([row.label, str(len(row.runs)), average, *gap, *figures])
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = [_aligned(cells, widths) for cells in table]
     rule = "  ".join("-" * width for width in widths)
@@ -262,7 +353,7 @@ class ScoreStyle:
         metric, higher_is_better = results["metric"], results["higher_is_better"]
         if metric == "eer":
             return cls("EER", "%", higher_is_better, 1, 0.0, 50.0)
-        scores = np.concatenate([row.matrix.ravel() for row in rows])
+        scores = np.concatenate([order.matrix.ravel() for row in rows for order in row.orders])
         low, high = float(np.nanmin(scores)), float(np.nanmax(scores))
         decimals = 1 if max(abs(low), abs(high)) >= 10 else 3
         return cls(metric.replace("_", " "), "", higher_is_better, decimals, low, high)
@@ -275,6 +366,15 @@ class ScoreStyle:
         """Write a difference of scores with its sign, or a dash where there is none."""
         text = self.number(value)
         return text if text.startswith(("–", "-")) else f"+{text}"
+
+    def difference(self, value: Difference | None) -> str:
+        """Write a difference with its interval, or a dash where there is none."""
+        if value is None:
+            return "–"
+        text = self.signed(value.mean)
+        if value.interval is not None:
+            text += f" [{self.signed(value.interval[0])}, {self.signed(value.interval[1])}]"
+        return text
 
     def badness(self, value: float) -> float:
         """Place a score between 0, the best on the axis, and 1, the worst."""

@@ -16,8 +16,8 @@ METHODS = {
     "gdumb": "keeps a balanced set of clips and trains a new model on it alone.",
     "owm": "lets weights change only in directions that earlier tasks did not use; keeps one "
     "matrix per layer, no audio.",
-    "rawm": "turns each update away from what earlier tasks used, the further the more the new "
-    "clips differ; keeps no audio.",
+    "rawm": "turns each update away from what earlier tasks used, the further the fewer genuine "
+    "clips it sees, and asks for the answers of the old model; keeps no audio.",
     "rwm": "lets genuine speech, which sounds alike in all tasks, change what earlier tasks used, "
     "and keeps what spoofs ask for clear of it; keeps one matrix per layer, no audio.",
     "onpro": "replays kept clips and keeps the average features of the classes apart.",

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from speechcl.brains.detection import Detection, two_logits
-from speechcl.data.features import BONAFIDE, SPOOF
+from speechcl.brains.detection import Detection, DetectionBrain, two_logits
+from speechcl.data.clips import BONAFIDE, SPOOF
 from speechcl.methods import FineTune
 from speechcl.metrics import eer
 from tests.toy import toy_engine
@@ -27,7 +27,7 @@ def test_set(tmp_path):
 def test_one_logit_is_trained_by_binary_cross_entropy(brain):
     logit = torch.randn(20, 1, generator=torch.Generator().manual_seed(0)).mul(3).requires_grad_()
     label = torch.arange(20) % 2
-    loss = brain.task_loss(Detection(two_logits(logit), None), {"label": label}, None)
+    loss = brain.task_loss(Detection(logit, None), {"label": label}, None)
     (grad,) = torch.autograd.grad(loss, logit)
     expected = nn.functional.binary_cross_entropy_with_logits(logit[:, 0], label.float())
     (expected_grad,) = torch.autograd.grad(expected, logit)
@@ -37,7 +37,7 @@ def test_one_logit_is_trained_by_binary_cross_entropy(brain):
 
 def test_the_score_of_one_logit_is_that_logit(brain):
     logit = torch.tensor([[2.5], [-1.0]])
-    scores = brain.score(Detection(two_logits(logit), None), {})
+    scores = brain.score(Detection(logit, None), {})
     torch.testing.assert_close(scores, logit[:, 0])
 
 
@@ -95,3 +95,20 @@ def test_the_interval_holds_the_average(brain, test_set):
     average = sum(brain.measure(one, test_set) for one in scores) / 2
     assert low < average < high
     assert high - low < 40
+
+
+def test_a_criterion_replaces_the_cross_entropy(tmp_path):
+    engine = toy_engine(tmp_path, FineTune())
+    seen = []
+
+    def criterion(logits, labels):
+        seen.append((logits, labels))
+        return logits.sum()
+
+    brain = DetectionBrain(
+        criterion=criterion, task=engine.stream[0], method=engine.method, raw=engine.modules
+    )
+    logit, label = torch.tensor([[2.0], [3.0]]), torch.tensor([1, 0])
+    assert brain.task_loss(Detection(logit, None), {"label": label}, None) == 5.0
+    assert seen == [(logit, label)]
+    assert brain.logits(Detection(logit, None)).shape == (2, 2), "methods still see two classes"

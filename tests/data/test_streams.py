@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from speechcl.data.features import FeatureSet
 from speechcl.data.splits import split_by_speaker
-from speechcl.data.streams import attack_stream
+from speechcl.data.streams import attack_stream, corpus_stream, with_share
 
 ATTACKS = ["world", "mulaw", "psola"]
 
@@ -18,9 +19,12 @@ def corpus():
     return split_by_speaker(rows, {"train": 0.7, "test": 0.3})
 
 
-def make(seed=0):
-    rows = corpus()
-    return attack_stream(rows, torch.arange(len(rows))[:, None].float(), ATTACKS, seed)
+def clips(rows):
+    return FeatureSet(torch.arange(len(rows))[:, None].float(), rows)
+
+
+def make(seed=0, **options):
+    return attack_stream(clips(corpus()), ATTACKS, seed, **options)
 
 
 def ids(data, label="bonafide"):
@@ -61,4 +65,59 @@ def test_the_seed_deals():
 def test_a_task_without_test_clips_is_refused():
     rows = [row for row in corpus() if row["split"] == "train" or row["attack"] != "mulaw"]
     with pytest.raises(ValueError, match="attack 'mulaw' has .* test clips"):
-        attack_stream(rows, torch.zeros(len(rows), 1), ATTACKS)
+        attack_stream(clips(rows), ATTACKS)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.2, 0.7])
+def test_the_genuine_share_is_met_by_leaving_clips_out(share):
+    whole = {task.name: ids(task.train) + ids(task.train, "spoof") for task in make()}
+    for task in make(genuine_share=share):
+        kept = ids(task.train) + ids(task.train, "spoof")
+        assert len(ids(task.train)) / len(task.train) == pytest.approx(share, abs=0.04)
+        assert set(kept) < set(whole[task.name])
+        assert len(set(kept)) == len(kept)
+        assert len(ids(task.test)) == len(ids(task.test, "spoof")), "tests stay whole"
+
+
+def test_a_share_keeps_all_of_the_scarcer_class():
+    genuine, spoofed = with_share(list(range(30)), list(range(100, 300)), 0.5)
+    assert genuine == list(range(30))
+    assert len(spoofed) == 30
+    genuine, spoofed = with_share(list(range(30)), list(range(100, 300)), 0.05)
+    assert len(genuine) == 11
+    assert spoofed == list(range(100, 300))
+
+
+def test_the_seed_decides_who_is_left_out():
+    sides = list(range(40)), list(range(40, 200))
+    assert with_share(*sides, 0.5, seed=1) == with_share(*sides, 0.5, seed=1)
+    assert with_share(*sides, 0.5, seed=1) != with_share(*sides, 0.5, seed=2)
+
+
+@pytest.mark.parametrize("share", [0, 1, -0.1, 1.5])
+def test_a_share_that_leaves_no_class_is_refused(share):
+    with pytest.raises(ValueError, match="genuine_share is .*: give a share between 0 and 1"):
+        with_share([1], [2], share)
+
+
+def two_corpora():
+    return [
+        {"ID": f"{name}-{split}-{label}-{i}", "corpus": name, "split": split, "label": label}
+        for name, size in (("A", 6), ("B", 4))
+        for split in ("train", "test")
+        for label in ("bonafide", "spoof")
+        for i in range(size)
+    ]
+
+
+def test_each_corpus_trains_and_tests_on_its_own_clips():
+    for task in corpus_stream(clips(two_corpora()), ["B", "A"]):
+        for data, split in ((task.train, "train"), (task.test, "test")):
+            assert {(row["corpus"], row["split"]) for row in data.rows} == {(task.name, split)}
+        assert len(task.train) == len(task.test) == (8 if task.name == "B" else 12)
+
+
+def test_a_corpus_without_spoofed_clips_is_refused():
+    rows = [row for row in two_corpora() if (row["corpus"], row["label"]) != ("B", "spoof")]
+    with pytest.raises(ValueError, match="corpus 'B' has 4 genuine and 0 spoofed training clips"):
+        corpus_stream(clips(rows), ["A", "B"])

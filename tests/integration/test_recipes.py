@@ -46,7 +46,7 @@ def quick(tmp_path_factory):
 
 def test_quickstart_leaves_a_whole_run_folder(quick):
     _, folders, _ = quick
-    assert len(folders) == 6
+    assert len(folders) == 11
     for folder in folders:
         results = read_results(folder / "results.json")
         assert results["stream"] == ["mulaw", "random_phase"]
@@ -77,7 +77,7 @@ def test_study_report_and_json(quick):
     assert "A test" in page
     assert "synthetic" in page
     found = json.loads((study.output_folder / "study.json").read_text())
-    assert len(found["methods"]) == 6
+    assert len(found["methods"]) == 11
     assert set(found["methods"][0]["final"]) == {"mulaw", "random_phase"}
 
 
@@ -189,12 +189,44 @@ def test_own_speech_says_that_it_needs_data(tmp_path):
         ({"seeds": []}, "seeds"),
         ({"methods": "rwm"}, "methods"),
         ({"methods": ["nothing"]}, "does not exist"),
-        ({"extra": 1}, "exactly the fields"),
+        ({"extra": 1}, "a study has the fields"),
+        ({"settings": {"seed": 3}}, "settings hold seed: the study sets that"),
+        ({"settings": "fast"}, "settings is 'fast' but must be a dict"),
+        ({"orders": {"attacks": ["world"]}}, "a list of lists"),
+        ({"orders": {"attacks": [["a"]], "corpora": [["b"]]}}, "the one setting"),
+        ({"orders": {"attacks": [["a", "b"], ["a", "c"]]}}, "must hold each task"),
+        ({"orders": {"attacks": [["a", "a"]]}}, "must hold each task"),
+        ({"orders": {"attacks": [["a", "b"], ["a", "b"]]}}, "the same order twice"),
     ],
 )
 def test_a_wrong_study_is_refused(change, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         read_study(study_file(tmp_path, **{"recipe": "QuickStart", "methods": ["rwm"], **change}))
+
+
+def test_orders_and_settings_reach_every_run(tmp_path):
+    changes = {
+        "orders": {"attacks": [["mulaw", "random_phase"], ["random_phase", "mulaw"]]},
+        "settings": {"genuine_share": 0.5, "epochs": 1},
+        "seeds": [1, 2],
+    }
+    study = read_study(study_file(tmp_path, "QuickStart", ["fine_tune", "ewc"], **changes))
+    quick = ["--voices", "8", "--sentences", "2", "--workers", "1"]
+    folders = run_study(study, [*quick, *options(tmp_path)[2:]])
+    found = [read_results(folder / "results.json") for folder in folders]
+    assert len({str(folder) for folder in folders}) == 8
+    assert str(folders[0]).endswith("fine_tune/order_1/seed_1")
+    for folder, results in zip(folders, found, strict=True):
+        first = "mulaw" if "order_1" in str(folder) else "random_phase"
+        assert results["stream"][0] == first
+        assert results["train_sizes"][0]["bonafide"] == results["train_sizes"][0]["spoof"]
+    assert len(list((tmp_path / "corpus").glob("features-*"))) == 1, "one for both orders"
+    write_study(study, folders)
+    rows = json.loads((study.output_folder / "study.json").read_text())["methods"]
+    assert [row["runs"] for row in rows] == [4, 4]
+    assert rows[1]["difference"]["pairs"] == 4
+    with pytest.raises(ValueError, match="the study sets --attacks"):
+        run_study(study, ["--attacks", "[mulaw]"])
 
 
 def test_a_study_executes_nothing(tmp_path):

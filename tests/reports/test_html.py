@@ -116,7 +116,8 @@ def test_seeds_of_a_method_are_averaged(runs):
     assert len(finetune.runs) == 2
     assert finetune.average == pytest.approx(23.0 + 1.5)
     assert finetune.average_std == pytest.approx(3.0 / 2**0.5)
-    assert finetune.matrix == pytest.approx(np.array(FORGETS) + 1.5)
+    (order,) = finetune.orders
+    assert order.matrix == pytest.approx(np.array(FORGETS) + 1.5)
     assert finetune.just_learnt == pytest.approx((4 + 8 + 1) / 3 + 1.5)
     assert finetune.forgetting == pytest.approx(((15 - 4) + (53 - 8)) / 2)
     assert finetune.final == pytest.approx(dict(zip(ATTACKS, [16.5, 54.5, 2.5], strict=True)))
@@ -127,21 +128,68 @@ def test_seeds_of_a_method_are_averaged(runs):
 
 
 def test_methods_of_one_name_are_told_apart(tmp_path):
-    other = [ATTACKS[1], ATTACKS[0], ATTACKS[2]]
     folders = [
         fake_run(tmp_path / "a"),
         fake_run(tmp_path / "b", recipe="OwnSpeech/detection"),
-        fake_run(tmp_path / "c", stream=other),
+        fake_run(tmp_path / "c", stream=["x", "y", "z"]),
         fake_run(tmp_path / "d", method_label="ER"),
     ]
     assert [row.label for row in summary_rows(folders)] == [
-        "fine-tune (Embedded/detection, order 1)",
-        "fine-tune (OwnSpeech/detection, order 1)",
-        "fine-tune (Embedded/detection, order 2)",
+        f"fine-tune (Embedded/detection; {', '.join(sorted(ATTACKS))})",
+        f"fine-tune (OwnSpeech/detection; {', '.join(sorted(ATTACKS))})",
+        "fine-tune (Embedded/detection; x, y, z)",
         "ER",
     ]
+
+
+def test_orders_are_averaged_by_the_name_of_a_task(tmp_path):
+    other = [ATTACKS[2], ATTACKS[0], ATTACKS[1]]
+    folders = [
+        fake_run(tmp_path / "a"),
+        fake_run(tmp_path / "b", KEEPS, stream=other),
+        fake_run(tmp_path / "c", KEEPS, method="er", method_label="ER"),
+    ]
+    row, _ = summary_rows(folders)
+    assert [order.stream for order in row.orders] == [tuple(ATTACKS), tuple(other)]
+    assert [order.matrix.tolist() for order in row.orders] == [FORGETS, KEEPS]
+    last, now = FORGETS[-1], KEEPS[-1]
+    mean = [(last[0] + now[1]) / 2, (last[1] + now[2]) / 2, (last[2] + now[0]) / 2]
+    assert row.final == pytest.approx(dict(zip(ATTACKS, mean, strict=True)))
     page = render(folders, tmp_path)
-    assert "Order 2" in page.text
+    assert "Order 2 fine-tune" in page.text
+    assert "fine-tune, order 2 average 6.0% " in page.text
+
+
+def averaging(average):
+    """Return a matrix with this average."""
+    return [[average] * 3] * 3
+
+
+def test_differences_are_taken_run_by_run(tmp_path):
+    ours, theirs = {1: 12.0, 2: 20.0, 3: 16.0}, {1: 15.0, 2: 25.0, 3: 20.0, 4: 90.0}
+    other = ATTACKS[::-1]
+    folders = [fake_run(tmp_path / f"t{k}", averaging(v), seed=k) for k, v in theirs.items()]
+    folders += [
+        fake_run(tmp_path / f"o{k}", averaging(v), seed=k, method="ewc", method_label="EWC")
+        for k, v in ours.items()
+    ]
+    folders.append(
+        fake_run(
+            tmp_path / "o", averaging(50.0), seed=1, method="ewc", method_label="EWC", stream=other
+        )
+    )
+    finetune, ewc = summary_rows(folders)
+    assert finetune.difference is None
+    assert ewc.difference.baseline == "fine-tune"
+    assert ewc.difference.pairs == 3, "seed 4 and the other order have no partner"
+    assert ewc.difference.mean == pytest.approx(-4.0)
+    # gaps -3, -5, -4: standard deviation 1, and 4.303 is Student's t of 2 degrees of freedom
+    half = 4.303 / 3**0.5
+    assert ewc.difference.interval == pytest.approx((-4 - half, -4 + half), abs=1e-3)
+    line = summary_table(folders[4:7] + folders[:1])
+    assert "against fine-tune" in line
+    assert "-3.0" in line
+    assert "−4.0 [−6.5, −1.5]" in render(folders, tmp_path).text
 
 
 def test_terminal_table(runs):
@@ -150,15 +198,16 @@ def test_terminal_table(runs):
         "method",
         "runs",
         "average",
+        *("against", "fine-tune"),
         "forgetting",
         "just",
         "learnt",
         *ATTACKS,
     ]
     assert lines[2].split() == [
-        *("fine-tune", "2", "24.5", "±", "2.1", "+28.0", "5.8", "16.5", "54.5", "2.5")
+        *("fine-tune", "2", "24.5", "±", "2.1", "–", "+28.0", "5.8", "16.5", "54.5", "2.5")
     ]
-    assert lines[3].split()[:4] == ["ER", "1", "6.0", "+0.0"]
+    assert lines[3].split()[:4] == ["ER", "1", "6.0", "-17.0"]
     assert len({len(line) for line in lines}) == 1
 
 

@@ -8,7 +8,8 @@ import sys
 
 from own_speech_prepare import prepare
 
-from speechcl.experiment import Experiment, learn_attacks, run_recipe
+from speechcl.detection_recipes import learn_attacks
+from speechcl.experiment import Experiment, run_recipe
 
 
 def main(argv):

@@ -14,4 +14,4 @@ NOTE = (
 def prepare(folder: str, attacks: list[str], voices: int, sentences: int, workers: int):
     """Return the manifest rows, made once and found again afterwards."""
     genuine = build_embedded(Path(folder) / "genuine", voices, sentences, workers=workers)
-    return build_attack_corpus(genuine, attacks, Path(folder) / "attacks", workers=workers)
+    return build_attack_corpus(genuine, sorted(attacks), Path(folder) / "attacks", workers=workers)

@@ -7,7 +7,8 @@ import sys
 
 from quickstart_prepare import NOTE, prepare
 
-from speechcl.experiment import Experiment, learn_attacks, run_recipe
+from speechcl.detection_recipes import learn_attacks
+from speechcl.experiment import Experiment, run_recipe
 
 
 def main(argv):
