@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from speechcl.metrics.detection import checked_classes, crossing_percent
+from speechcl.metrics.curve import crossing_percent
+from speechcl.metrics.detection import checked_classes
 
 # (low threshold, middle one, high one, count below low, count below high) -> count below middle
 Counter = Callable[[NDArray, NDArray, NDArray, NDArray, NDArray], NDArray]

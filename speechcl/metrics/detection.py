@@ -11,6 +11,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from speechcl.metrics.curve import RateCurve
+
 EER_METHODS = ("speechcl", "asvspoof")
 
 
@@ -124,50 +126,10 @@ def eer(bonafide: ArrayLike, spoof: ArrayLike, method: str = "speechcl") -> tupl
     """
     genuine, fake = checked_classes(bonafide, spoof)
     if method == "speechcl":
-        return _interpolated_eer(genuine, fake)
+        return RateCurve(genuine, fake).eer_percent()
     if method == "asvspoof":
         return _official_eer(genuine, fake)
     raise ValueError(f"EER method {method!r} is unknown: use one of {', '.join(EER_METHODS)}")
-
-
-def crossing_percent(
-    miss_before: NDArray, fa_before: NDArray, miss_after: NDArray, fa_after: NDArray
-) -> NDArray[np.float64]:
-    """Interpolate the EER between the curve's points just before and just after the crossing.
-
-    Arguments
-    ---------
-    miss_before, fa_before : array
-        Miss and false-alarm rates where misses are still the fewer.
-    miss_after, fa_after : array
-        Rates of the next point, where they are not.
-
-    Returns
-    -------
-    array
-        EER in percent.
-
-    Example
-    -------
-    >>> float(crossing_percent(np.array(0.0), np.array(0.2), np.array(0.2), np.array(0.0)))
-    10.0
-    """
-    before, after = miss_before - fa_before, miss_after - fa_after
-    share = -before / (after - before)
-    return 100.0 * (miss_before + share * (miss_after - miss_before))
-
-
-def _interpolated_eer(
-    genuine: NDArray[np.float64], fake: NDArray[np.float64]
-) -> tuple[float, float]:
-    thresholds = _thresholds(genuine, fake)
-    p_fa, p_miss = _rates(genuine, fake, thresholds)
-    gap = p_miss - p_fa  # rises from -1 to 1
-    after = int(np.searchsorted(gap, 0.0, side="left"))
-    before = after - 1
-    rate = crossing_percent(p_miss[before], p_fa[before], p_miss[after], p_fa[after])
-    after_is_closer = gap[after] <= -gap[before] and np.isfinite(thresholds[after])
-    return float(rate), float(thresholds[after if after_is_closer else before])
 
 
 def _official_eer(genuine: NDArray[np.float64], fake: NDArray[np.float64]) -> tuple[float, float]:
@@ -205,21 +167,8 @@ def det_curve(
     >>> det_curve([1, 2], [0, 1])
     (array([1. , 0.5, 0. , 0. ]), array([0. , 0. , 0.5, 1. ]))
     """
-    genuine, fake = checked_classes(bonafide, spoof)
-    return _rates(genuine, fake, _thresholds(genuine, fake))
-
-
-def _thresholds(genuine: NDArray[np.float64], fake: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.append(np.unique(np.concatenate([genuine, fake])), np.inf)
-
-
-def _rates(
-    genuine: NDArray[np.float64], fake: NDArray[np.float64], thresholds: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    missed = np.searchsorted(np.sort(genuine), thresholds, side="left")
-    accepted = fake.size - np.searchsorted(np.sort(fake), thresholds, side="left")
-    # Quotients of counts, not differences from 1: equal rates are then equal floats.
-    return accepted / fake.size, missed / genuine.size
+    _, p_fa, p_miss = RateCurve(*checked_classes(bonafide, spoof)).points()
+    return p_fa, p_miss
 
 
 def eer_per_attack(
@@ -254,14 +203,8 @@ def eer_per_attack(
     >>> eer_per_attack([2, 1, 0, 3], labels, ["-", "-", "lpc", "world"])
     {'lpc': 0.0, 'world': 100.0}
     """
-    genuine, fake, is_spoof = _split(scores, labels)
-    names = np.asarray(attacks, dtype=str).ravel()
-    if names.size != is_spoof.size:
-        raise ValueError(f"{is_spoof.size} labels but {names.size} attacks: give one per clip")
-    names = names[is_spoof]
-    return {
-        name: eer(genuine, fake[names == name], method)[0] for name in dict.fromkeys(names.tolist())
-    }
+    genuine, fakes = split_by_attack(scores, labels, attacks)
+    return {name: eer(genuine, fake, method)[0] for name, fake in fakes.items()}
 
 
 def pooled_eer(scores: ArrayLike, labels: ArrayLike, method: str = "speechcl") -> float:
@@ -291,7 +234,7 @@ def pooled_eer(scores: ArrayLike, labels: ArrayLike, method: str = "speechcl") -
     >>> pooled_eer([2, 1, 0, 3], ["bonafide", "bonafide", "spoof", "spoof"])
     50.0
     """
-    genuine, fake, _ = _split(scores, labels)
+    genuine, fake, _ = split_by_label(scores, labels)
     return eer(genuine, fake, method)[0]
 
 
@@ -323,7 +266,33 @@ def worst_attack(per_attack: Mapping[str, float]) -> tuple[str, float]:
     return max(per_attack.items(), key=lambda item: item[1])
 
 
-def _split(scores: ArrayLike, labels: ArrayLike) -> tuple[NDArray, NDArray, NDArray]:
+def split_by_label(
+    scores: ArrayLike, labels: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+    """Split scores by class.
+
+    Arguments
+    ---------
+    scores : array_like
+        One score per clip.
+    labels : array_like of str
+        ``"bonafide"`` or ``"spoof"`` per clip.
+
+    Returns
+    -------
+    tuple of arrays
+        Bona fide scores; spoof scores; per clip, whether it is a spoof.
+
+    Raises
+    ------
+    ValueError
+        If the lengths differ or a label is unknown.
+
+    Example
+    -------
+    >>> split_by_label([2, 0], ["bonafide", "spoof"])
+    (array([2.]), array([0.]), array([False,  True]))
+    """
     values = np.asarray(scores, dtype=np.float64).ravel()
     kinds = np.asarray(labels, dtype=str).ravel()
     if values.size != kinds.size:
@@ -333,3 +302,36 @@ def _split(scores: ArrayLike, labels: ArrayLike) -> tuple[NDArray, NDArray, NDAr
     if unknown.size:
         raise ValueError(f"label {str(unknown[0])!r} is unknown: use 'bonafide' or 'spoof'")
     return values[is_genuine], values[is_spoof], is_spoof
+
+
+def split_by_attack(
+    scores: ArrayLike, labels: ArrayLike, attacks: ArrayLike
+) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]]]:
+    """Split scores into those of the bona fide clips and those of every attack.
+
+    Arguments
+    ---------
+    scores, labels, attacks : array_like
+        As in ``eer_per_attack``.
+
+    Returns
+    -------
+    tuple
+        Bona fide scores; spoof scores by attack, in the order in which the attacks appear.
+
+    Raises
+    ------
+    ValueError
+        If the lengths differ or a label is unknown.
+
+    Example
+    -------
+    >>> split_by_attack([2, 0, 1], ["bonafide", "spoof", "spoof"], ["-", "world", "lpc"])
+    (array([2.]), {'world': array([0.]), 'lpc': array([1.])})
+    """
+    genuine, fake, is_spoof = split_by_label(scores, labels)
+    names = np.asarray(attacks, dtype=str).ravel()
+    if names.size != is_spoof.size:
+        raise ValueError(f"{is_spoof.size} labels but {names.size} attacks: give one per clip")
+    found, first, owner = np.unique(names[is_spoof], return_index=True, return_inverse=True)
+    return genuine, {str(found[k]): fake[owner == k] for k in np.argsort(first)}

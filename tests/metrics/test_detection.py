@@ -5,7 +5,6 @@ from collections import Counter
 import numpy as np
 import pytest
 from scipy.optimize import brentq
-from scipy.stats import norm
 
 from speechcl.metrics import (
     average_eer_interval,
@@ -16,26 +15,9 @@ from speechcl.metrics import (
     pooled_eer,
     worst_attack,
 )
+from tests.metrics.scores import calibrated_gaussians, points_by_loop, random_scores
 
 HAND_BONAFIDE, HAND_SPOOF = [2, 1, 1, 0], [1, 0, -1, -2, -3]
-
-
-def random_scores(seed):
-    """Scores with few or many ties and sizes from one clip upwards."""
-    rng = np.random.default_rng(seed)
-    bonafide = rng.normal(rng.uniform(-1, 2), 1, rng.integers(1, 30))
-    spoof = rng.normal(0, 1, rng.integers(1, 30))
-    decimals = int(rng.integers(0, 3))
-    bonafide, spoof = bonafide.round(decimals), spoof.round(decimals)
-    return bonafide, np.append(spoof, bonafide.max() + 1)  # never constant
-
-
-def points_by_loop(bonafide, spoof):
-    thresholds = [*sorted({*bonafide, *spoof}), np.inf]
-    return [
-        (sum(s >= t for s in spoof) / len(spoof), sum(b < t for b in bonafide) / len(bonafide))
-        for t in thresholds
-    ]
 
 
 def eer_by_loop(bonafide, spoof):
@@ -105,10 +87,46 @@ def test_identical_classes_are_at_chance():
     assert eer([0, 1, 2], [0, 1, 2])[0] == pytest.approx(50.0)
 
 
-def test_calibrated_gaussians_reach_their_closed_form():
-    mu = 2.0  # log-likelihood ratios N(mu, 2 mu) against N(-mu, 2 mu): EER = Phi(-sqrt(mu / 2))
-    quantiles = norm.ppf((np.arange(20_000) + 0.5) / 20_000) * np.sqrt(2 * mu)
-    assert eer(quantiles + mu, quantiles - mu)[0] == pytest.approx(15.87, abs=0.01)
+@pytest.mark.parametrize(
+    ("mu", "percent"), [(0.5, 30.85), (1, 23.98), (2, 15.87), (4, 7.86), (8, 2.28)]
+)
+def test_calibrated_gaussians_reach_their_closed_form(mu, percent):
+    # Log-likelihood ratios N(mu, 2 mu) against N(-mu, 2 mu): EER = Phi(-sqrt(mu / 2)).
+    assert eer(*calibrated_gaussians(mu))[0] == pytest.approx(percent, abs=0.01)
+
+
+SPREADS = {
+    "even": [],
+    "one far outlier": [1e9],
+    "range beyond the largest float": [1.7e308, -1.7e308],
+}
+
+
+@pytest.mark.parametrize("extra", SPREADS.values(), ids=SPREADS)
+@pytest.mark.parametrize("decimals", [1, 9])
+def test_many_scores_give_the_same_curve_and_crossing_as_sorting(decimals, extra):
+    rng = np.random.default_rng(decimals)
+    bonafide = np.append(rng.normal(1.5, 1, 20_000).round(decimals), extra)
+    spoof = rng.normal(0, 1, 30_000).round(decimals)
+    thresholds = np.append(np.unique(np.concatenate([bonafide, spoof])), np.inf)
+    miss = np.searchsorted(np.sort(bonafide), thresholds) / bonafide.size
+    fa = 1 - np.searchsorted(np.sort(spoof), thresholds) / spoof.size
+    found_fa, found_miss = det_curve(bonafide, spoof)
+    np.testing.assert_array_equal(found_miss, miss)
+    np.testing.assert_allclose(found_fa, fa, atol=1e-15)
+    after = int(np.argmax(miss >= fa))
+    share = (fa - miss)[after - 1] / ((fa - miss)[after - 1] - (fa - miss)[after])
+    rate, threshold = eer(bonafide, spoof)
+    assert rate == pytest.approx(100 * (miss[after - 1] + share * (miss[after] - miss[after - 1])))
+    closest = np.argmin(np.abs(miss - fa))
+    assert abs(np.mean(bonafide < threshold) - np.mean(spoof >= threshold)) == pytest.approx(
+        abs(miss[closest] - fa[closest])
+    )
+
+
+def test_scores_closer_than_their_difference_can_be_inverted():
+    tiny = 5e-324
+    assert eer([tiny, 2 * tiny], [0.0, tiny]) == eer([1.0, 2.0], [0.0, 1.0])[:1] + (2 * tiny,)
 
 
 def test_threshold_accepts_at_or_above_it():
