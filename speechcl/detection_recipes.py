@@ -71,7 +71,7 @@ def learn_corpora(experiment: Experiment, rows: Sequence[Row], about: Mapping[st
     return _learn(experiment, stream, about)
 
 
-def with_split(rows: Sequence[Row], split: Mapping[str, float] | None, seed: int) -> list[Row]:
+def with_split(rows: Sequence[Row], split: Mapping[str, float] | None, seed: int) -> Sequence[Row]:
     """Deal speakers to training and test, or keep the split that the rows have.
 
     Raises
@@ -92,7 +92,7 @@ def with_split(rows: Sequence[Row], split: Mapping[str, float] | None, seed: int
             f"{len(unsplit)} of {len(rows)} clips, for example '{unsplit[0]}', are neither for "
             "training nor for test: fill the split column, or set split: {train: 0.65, test: 0.35}"
         )
-    return list(rows)
+    return rows
 
 
 def clip_set(experiment: Experiment, rows: Sequence[Row]) -> ClipSet:

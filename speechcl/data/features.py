@@ -105,7 +105,9 @@ def cached_features(
     if file.is_file():
         return load_file(file)["features"]
     found = []
-    for row in tqdm(rows, desc="features", unit="clip", leave=False, dynamic_ncols=True):
+    for row in tqdm(
+        rows, desc="features", unit="clip", leave=False, dynamic_ncols=True, disable=None
+    ):
         waveform = to_length(read_audio(row["wav"], rate_hz), samples)
         with torch.no_grad():
             found.append(extract(waveform[None])[0])
