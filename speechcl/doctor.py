@@ -25,7 +25,7 @@ def examine() -> dict[str, Any]:
     >>> found["versions"]["speechcl"] == importlib.metadata.version("speechcl")
     True
     >>> sorted(found["extras"])
-    ['demo', 'dev', 'export', 'lm', 'test', 'tts']
+    ['bench', 'demo', 'dev', 'export', 'lm', 'ssl', 'test', 'tts']
     """
     core = [need for need in _requirements() if _applies(need)]
     versions = {"python": platform.python_version(), PACKAGE: version_of(PACKAGE)}
