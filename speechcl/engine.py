@@ -213,7 +213,7 @@ class Engine:
 
     @torch.no_grad()
     def collect(self, task: Task, fn: Callable[[ContinualBrain, Any], Any]) -> list[Any]:
-        """Sweep ``fn(brain, batch)`` over a task's training data in eval mode.
+        """Sweep ``fn(brain, batch)`` over a task's plain training data in eval mode.
 
         Returns
         -------
@@ -224,7 +224,10 @@ class Engine:
         self.evaluator = self._brain(task)
         self.modules.eval()
         found = []
-        for number, batch in enumerate(self._loader(self.method.train_set(task, self.stream))):
+        data: Any = self.method.train_set(task, self.stream)
+        if hasattr(data, "plain"):  # crops and augmentation of an epoch would not survive a resume
+            data = data.plain()
+        for number, batch in enumerate(self._loader(data)):
             if number % processes == rank:
                 found.append((number, fn(self.evaluator, self.evaluator.to_device(batch))))
         if processes > 1:

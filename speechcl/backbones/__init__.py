@@ -1,7 +1,28 @@
 """Networks as plain modules; they know neither methods nor tasks."""
 
+from speechcl.backbones.aasist import AASIST
+from speechcl.backbones.detector import CosineHead, Detector, with_cosine_head
+from speechcl.backbones.filterbanks import LinearFilterbank, LogMel, SpecMask
 from speechcl.backbones.lcnn import LCNN
 from speechcl.backbones.lfcc import LFCC, LFCCStatistics, statistics
+from speechcl.backbones.resnet import ResNet
+from speechcl.backbones.ssl import PooledLinear, SSLFrontEnd
 from speechcl.backbones.statistics_net import StatisticsNet
 
-__all__ = ["LCNN", "LFCC", "LFCCStatistics", "StatisticsNet", "statistics"]
+__all__ = [
+    "AASIST",
+    "CosineHead",
+    "Detector",
+    "LCNN",
+    "LFCC",
+    "LFCCStatistics",
+    "LinearFilterbank",
+    "LogMel",
+    "PooledLinear",
+    "ResNet",
+    "SSLFrontEnd",
+    "SpecMask",
+    "StatisticsNet",
+    "statistics",
+    "with_cosine_head",
+]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,25 @@ class MaxFeatureMap(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, 2 C, ...) to (batch, C, ...)."""
-        return torch.maximum(*x.chunk(2, dim=1))
+        return _Maximum.apply(*x.chunk(2, dim=1))
+
+
+class _Maximum(torch.autograd.Function):
+    """The larger of two tensors, the first where they are equal.
+
+    The gradient of torch.maximum, which shares ties, takes half the time of an LCNN step.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, first: Tensor, second: Tensor) -> Tensor:
+        ctx.save_for_backward((first >= second).to(first.dtype))
+        return torch.maximum(first, second)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        (is_first,) = ctx.saved_tensors
+        to_first = grad * is_first
+        return to_first, grad - to_first
 
 
 class LCNN(nn.Module):

@@ -1,8 +1,8 @@
 """Augmentation of waveforms: what is done to a clip is a function of the clip and a seed.
 
 Seeds come from ``seed_for(seed, epoch, clip)``, so that neither the number of workers nor a restart
-changes a clip. Copies of one clip, genuine and spoofed, get the same seed and are then changed
-alike: whatever only one class went through becomes its label.
+changes a clip. Both classes must be changed with the same probabilities: what only one class went
+through becomes its label.
 """
 
 from __future__ import annotations

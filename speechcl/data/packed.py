@@ -179,27 +179,38 @@ def pack_audio(
         If there are no rows or two with one ID; AudioError if a clip cannot be read.
     OSError
         If the disk is full, with how much room the pack needs.
+
+    Example
+    -------
+    >>> from speechcl.data.audio import write_audio
+    >>> folder = getfixture("tmp_path")
+    >>> write_audio(folder / "a.wav", torch.tensor([0.0, 0.5, -1.0]), rate_hz=16000)
+    >>> pack = pack_audio([{"ID": "a", "wav": folder / "a.wav"}], folder / "packs")
+    >>> len(pack), pack.lengths, pack.read_batch([0, 0], [0, 2], count=4)
+    (1, array([3]), tensor([[ 0.0000,  0.5000, -1.0000,  0.0000],
+            [-1.0000,  0.0000,  0.5000, -1.0000]]))
     """
     ids = [str(row["ID"]) for row in rows]
+    _check_ids(ids)
+    name = clips_fingerprint(rows, [_FORMAT, rate_hz, max_duration_s, ids])
+    target = Path(folder) / f"pack-{name}"
+    if not target.exists():
+        with atomic_path(target) as temporary:
+            temporary.mkdir()
+            decoded = (read_audio(row["wav"], rate_hz, duration_s=max_duration_s) for row in rows)
+            lengths = _write_samples(temporary / _SAMPLES, decoded, clips=len(rows))
+            index = {"format": _FORMAT, "rate_hz": rate_hz, "ids": ids, "lengths": lengths}
+            (temporary / _INDEX).write_text(json.dumps(index), encoding="utf-8")
+    return PackedAudio(target)
+
+
+def _check_ids(ids: list[str]) -> None:
     twice = [one for one, times in Counter(ids).items() if times > 1]
     if twice or not ids:
         raise ValueError(
             f"{len(ids)} clips to pack, IDs given twice: {twice[:3]}: "
             "give at least one clip, each with an ID of its own"
         )
-    name = clips_fingerprint(rows, [_FORMAT, rate_hz, max_duration_s, ids])
-    target = Path(folder) / f"pack-{name}"
-    if not target.exists():
-        with atomic_path(target) as temporary:
-            temporary.mkdir()
-            lengths = _write_samples(
-                temporary / _SAMPLES,
-                (read_audio(row["wav"], rate_hz, duration_s=max_duration_s) for row in rows),
-                len(rows),
-            )
-            index = {"format": _FORMAT, "rate_hz": rate_hz, "ids": ids, "lengths": lengths}
-            (temporary / _INDEX).write_text(json.dumps(index), encoding="utf-8")
-    return PackedAudio(target)
 
 
 def _write_samples(file: Path, waveforms: Iterator[Tensor], clips: int) -> list[int]:

@@ -47,20 +47,17 @@ class Snapshot(NamedTensors):
         question : Callable
             Runs the modules, which are in evaluation mode; no gradient is recorded.
         """
-        former = {f"asked.{name}": tensor for name, tensor in self.tensors().items()}
-        with evaluating(modules):
-            return torch.func.functional_call(_Asked(modules, question), former, ())
-
-
-class _Asked(nn.Module):
-    """Makes any call on modules a forward pass, in which torch can exchange their weights."""
-
-    def __init__(self, asked: nn.Module, question: Callable) -> None:
-        super().__init__()
-        self.asked, self.question = asked, question
-
-    def forward(self):
-        return self.question()
+        # not torch.func.functional_call: it leaves a layer that has two names with former weights
+        live = {**dict(modules.named_parameters()), **dict(modules.named_buffers())}
+        now = {name: live[name].data for name in self.layout()}
+        try:
+            for name, tensor in self.tensors().items():
+                live[name].data = tensor
+            with evaluating(modules):
+                return question()
+        finally:
+            for name, data in now.items():
+                live[name].data = data
 
 
 @contextmanager

@@ -26,7 +26,7 @@ class DERpp(ER):
     capacity, replay, seed
         As in ER; ``replay`` clips are drawn for each of the two.
     answers : float
-        ``alpha``, weight of the squared distance to the remembered logits.
+        ``alpha``, weight of the squared distance to the remembered logits, a mean over classes.
     labels : float
         ``beta``, weight of the labels' loss.
 
@@ -48,6 +48,8 @@ class DERpp(ER):
         seed: int = 0,
     ) -> None:
         super().__init__(capacity, replay, seed)
+        if answers < 0 or labels < 0:
+            raise ValueError(f"answers is {answers} and labels {labels}: neither may be negative")
         self.answers, self.labels = answers, labels
         self._old: tuple[int, int, Tensor] | None = None  # own items, items to answer, their logits
 

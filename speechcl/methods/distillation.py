@@ -17,20 +17,24 @@ class Distiller(nn.Module):
 
     Arguments
     ---------
+    strength : float
+        Weight of the penalty.
     temperature : float
         Softens both answers; at 1 they are the model's own.
 
     Example
     -------
-    >>> Distiller(temperature=2.0).former.layout()
+    >>> Distiller(strength=1.0, temperature=2.0).former.layout()
     {}
     """
 
-    def __init__(self, temperature: float) -> None:
+    def __init__(self, strength: float, temperature: float) -> None:
         super().__init__()
+        if strength < 0:
+            raise ValueError(f"strength is {strength}: it must not be negative")
         if temperature <= 0:
             raise ValueError(f"temperature is {temperature}: it must be positive")
-        self.temperature = temperature
+        self.strength, self.temperature = strength, temperature
         self.former = Snapshot()
         self._old: Tensor | None = None
 
@@ -43,11 +47,12 @@ class Distiller(nn.Module):
             )
 
     def penalty(self, step: Step) -> Tensor | float:
-        """Return the distillation loss of the batch that was asked about; 0 in the first task."""
+        """Return the weighted distillation loss of the batch asked about; 0 in the first task."""
         if self._old is None:
             return 0.0
         old, self._old = self._old, None
-        return distillation(step.brain.logits(step.outputs), old, self.temperature)
+        new = step.brain.logits(step.outputs)
+        return self.strength * distillation(new, old, self.temperature)
 
 
 def distillation(logits: Tensor, old_logits: Tensor, temperature: float) -> Tensor:

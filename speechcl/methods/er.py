@@ -42,6 +42,8 @@ class ER(Method):
 
     def __init__(self, capacity: int = 200, replay: int = 32, seed: int = 0) -> None:
         super().__init__()
+        if replay < 1:
+            raise ValueError(f"replay is {replay}: replay at least one item a step")
         self.replay = replay
         self.memory = Reservoir(capacity, seed)
 

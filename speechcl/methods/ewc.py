@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import speechbrain as sb
@@ -32,7 +33,8 @@ class EWC(QuadraticPenalty):
     decay : float
         What the importance of earlier tasks is multiplied with at the end of each; 1 sums.
     clips : int
-        About how many clips of a task to measure on; each costs a pass of its own.
+        At most how many clips of a task to measure on, drawn at random; each costs a pass of its
+        own.
 
     Source: Kirkpatrick et al., "Overcoming catastrophic forgetting in neural networks", PNAS 2017,
     eq. 3; the running sum is online EWC, Schwarz et al., "Progress & compress", ICML 2018, eq. 9.
@@ -44,16 +46,19 @@ class EWC(QuadraticPenalty):
     {'anchor': {}, 'importance': {}}
     """
 
-    def __init__(self, strength: float = 100.0, decay: float = 1.0, clips: int = 500) -> None:
+    def __init__(self, strength: float = 1000.0, decay: float = 1.0, clips: int = 500) -> None:
         super().__init__(strength)
+        if clips < 1 or not 0 <= decay <= 1:
+            raise ValueError(f"clips is {clips} and decay {decay}: use 1 or more, and 0 to 1")
         self.decay, self.clips = decay, clips
 
     def measure(self, task: Task, engine: Engine) -> dict[str, Tensor]:
         """Return the decayed importance of earlier tasks plus this task's Fisher information."""
-        data = self.train_set(task, engine.stream)
-        stride = max(1, len(data) // self.clips)  # type: ignore[arg-type]
+        data: Any = task.train
+        order = torch.randperm(len(data), generator=torch.Generator().manual_seed(task.index))
+        part = replace(task, train=data.subset(order[: self.clips].sort().values.tolist()))
         sums = {n: torch.zeros_like(p) for n, p in trained(engine.modules).items()}
-        counts = engine.collect(task, lambda brain, batch: add_fisher(brain, batch, stride, sums))
+        counts = engine.collect(part, lambda brain, batch: add_fisher(brain, batch, sums))
         before = self.importance.tensors()
         return {
             name: total(one) / sum(counts) + self.decay * before.get(name, torch.zeros_like(one))
@@ -61,8 +66,8 @@ class EWC(QuadraticPenalty):
         }
 
 
-def add_fisher(brain: ContinualBrain, batch: Any, stride: int, sums: dict[str, Tensor]) -> int:
-    """Add the Fisher information of every ``stride``-th clip of a batch to ``sums``, in place.
+def add_fisher(brain: ContinualBrain, batch: Any, sums: dict[str, Tensor]) -> int:
+    """Add the Fisher information of each clip of a batch to ``sums``, in place.
 
     Returns
     -------
@@ -70,8 +75,7 @@ def add_fisher(brain: ContinualBrain, batch: Any, stride: int, sums: dict[str, T
         How many clips that were.
     """
     parameters = list(trained(brain.raw).values())
-    places = range(0, size(batch), stride)
-    for place in places:
+    for place in range(size(batch)):
         with torch.enable_grad():  # collecting records none
             outputs = brain.compute_forward(rows(batch, slice(place, place + 1)), sb.Stage.TEST)
             log_p = brain.logits(outputs).log_softmax(dim=1)[0].unbind()
@@ -80,4 +84,4 @@ def add_fisher(brain: ContinualBrain, batch: Any, stride: int, sums: dict[str, T
             for into, grad in zip(sums.values(), grads, strict=True):
                 if grad is not None:
                     into.addcmul_(grad, grad * one.exp())
-    return len(places)
+    return size(batch)

@@ -38,8 +38,7 @@ class LwF(Method):
 
     def __init__(self, strength: float = 1.0, temperature: float = 2.0) -> None:
         super().__init__()
-        self.strength = strength
-        self.distiller = Distiller(temperature)
+        self.distiller = Distiller(strength, temperature)
 
     def structure(self) -> dict:
         """Shapes of the former model."""
@@ -56,7 +55,7 @@ class LwF(Method):
 
     def loss(self, step: Step) -> Tensor:
         """Add the distillation loss."""
-        return super().loss(step) + self.strength * self.distiller.penalty(step)
+        return super().loss(step) + self.distiller.penalty(step)
 
     def after_task(self, task: Task, engine: Engine) -> None:
         """Remember the model as it is now."""

@@ -46,11 +46,11 @@ class QuadraticPenalty(Method):
 
     def after_backward(self, step: Step) -> None:
         """Add the penalty's gradient."""
-        if len(self.anchor) == 0:
-            return
         anchor, importance = self.anchor.tensors(), self.importance.tensors()
         moving = with_gradient(step.modules)
         held = {name: pair for name, pair in moving.items() if name in anchor}
+        if not held:  # the first task, or a batch that reached none of them
+            return
         away = torch._foreach_sub([p for p, _ in held.values()], [anchor[n] for n in held])
         pulls = [importance[name] for name in held]
         torch._foreach_addcmul_([g for _, g in held.values()], away, pulls, value=self.strength)

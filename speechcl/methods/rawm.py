@@ -56,8 +56,8 @@ class RAWM(GradientProjection):
         genuine: int = 1,
     ) -> None:
         super().__init__(alpha, layers)
-        self.strength, self.genuine = strength, genuine
-        self.distiller = Distiller(temperature)
+        self.genuine = genuine
+        self.distiller = Distiller(strength, temperature)
 
     def structure(self) -> dict:
         """Widths of the projectors, shapes of the former model."""
@@ -75,7 +75,7 @@ class RAWM(GradientProjection):
 
     def loss(self, step: Step) -> Tensor:
         """Absorb what was heard; add the distillation loss."""
-        return super().loss(step) + self.strength * self.distiller.penalty(step)
+        return super().loss(step) + self.distiller.penalty(step)
 
     def angle(self, step: Step) -> float:
         """Return the angle of the whole batch, over all processes."""

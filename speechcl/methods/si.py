@@ -39,8 +39,10 @@ class SI(QuadraticPenalty):
     {'anchor': {}, 'importance': {}, 'path': {}, 'start': {}}
     """
 
-    def __init__(self, strength: float = 1.0, damping: float = 1e-3) -> None:
+    def __init__(self, strength: float = 10.0, damping: float = 1e-3) -> None:
         super().__init__(strength)
+        if damping <= 0:
+            raise ValueError(f"damping is {damping}: it must be positive")
         self.damping = damping
         self.path, self.start = NamedTensors(), NamedTensors()
         self._before: dict[str, tuple[Tensor, Tensor]] = {}

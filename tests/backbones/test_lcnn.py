@@ -129,3 +129,13 @@ def test_dropout_works_in_training_only():
     assert not torch.equal(net(frames)[0], net(frames)[0])
     net.eval()
     assert torch.equal(net(frames)[0], net(frames)[0])
+
+
+def test_max_feature_map_has_the_gradient_of_the_maximum():
+    x = torch.randn(3, 8, 5, 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    weight = torch.randn(3, 4, 5, 4, generator=torch.Generator().manual_seed(1))
+    (found,) = torch.autograd.grad((MaxFeatureMap()(x) * weight).sum(), x)
+    (expected,) = torch.autograd.grad((torch.maximum(*x.chunk(2, 1)) * weight).sum(), x)
+    assert torch.equal(found, expected)
+    tied = torch.ones(1, 2, 1, 1, requires_grad=True)
+    assert torch.autograd.grad(MaxFeatureMap()(tied).sum(), tied)[0].flatten().tolist() == [1, 0]

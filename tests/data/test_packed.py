@@ -322,6 +322,7 @@ def put_index(**changes):
         (put_index(lengths=[700, 0, 1605]), "lengths is not"),
         (put_index(lengths=[700, -5, 1610]), "lengths is not"),
         (put_index(lengths=[700.0, 5, 1600]), "lengths is not"),
+        (put_index(lengths=[True, 5, 1600]), "lengths is not"),
         (put_index(lengths=[2**80, 5, 1600]), "bytes where"),
     ],
 )

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from speechcl.brains import DetectionBrain
 from speechcl.checkpoints import seed_everything
 from speechcl.data.packed import pack_audio
+from speechcl.data.pool import seed_for
 from speechcl.data.waveforms import WaveformSet
 from speechcl.engine import Engine, Training
 from speechcl.methods import ER, FineTune, Joint
@@ -122,6 +123,7 @@ def test_every_clip_and_epoch_is_augmented_with_a_seed_of_its_own(make):
         waves(data, epoch)
     waves(make(augment=listen, seed=1))
     assert len(set(seeds)) == len(seeds) == 72
+    assert seeds[24] == seed_for(0, 2, "c0", "augment")  # not the crop's
 
 
 @pytest.mark.parametrize("options", [{"augment": noisy}, {"random_crop": True}])
@@ -265,27 +267,37 @@ def engine_of(folder, data, method, workers=0):
             checkpoint_interval_s=0.0,
         ),
         folder=folder,
-        run_opts={"noprogressbar": True, "device": "cpu", "ckpt_interval_steps": 1},
+        run_opts={"noprogressbar": True, "device": "cpu", "ckpt_interval_steps": 2},
     )
 
 
-@pytest.mark.parametrize("method", [FineTune, Joint, functools.partial(ER, capacity=6, replay=2)])
-def test_a_resume_inside_an_epoch_is_bit_for_bit_with_any_workers(make, method, tmp_path):
-    data = make(augment=noisy, random_crop=True)
-    whole = engine_of(tmp_path / "whole", data, method())
+@pytest.mark.parametrize(
+    ("method", "last", "workers"),
+    [
+        (FineTune, 6, 0),
+        (FineTune, 6, 2),
+        (FineTune, 9, 0),  # at the last step of a task
+        (Joint, 15, 2),
+        (functools.partial(ER, capacity=6, replay=2), 15, 0),
+    ],
+)
+def test_a_resume_inside_an_epoch_is_bit_for_bit(make, method, last, workers, tmp_path):
+    def run_of(name, workers):
+        data = make(augment=noisy, random_crop=True)
+        return engine_of(tmp_path / name, data, method(), workers)
+
+    whole = run_of("whole", workers=0)
     expected = whole.run()
-    for last, workers in [(5, 0), (5, 2), (9, 0), (14, 0), (14, 2)]:
-        folder = tmp_path / f"{last} {workers}"
-        DyingSGD.steps, DyingSGD.last = 0, last
-        with pytest.raises(Killed):
-            engine_of(folder, make(augment=noisy, random_crop=True), method(), workers).run()
-        DyingSGD.last = None
-        seed_everything(last)  # a new process starts with other random states
-        resumed = engine_of(folder, make(augment=noisy, random_crop=True), method(), workers)
-        found = resumed.run()
-        assert found["matrix"] == expected["matrix"]
-        assert same(weights(resumed), weights(whole)), f"killed at step {last}, {workers} workers"
-        assert same(resumed.method.state_dict(), whole.method.state_dict())
+    DyingSGD.steps, DyingSGD.last = 0, last
+    with pytest.raises(Killed):
+        run_of("killed", workers).run()
+    DyingSGD.last = None
+    seed_everything(last)  # a new process starts with other random states
+    resumed = run_of("killed", workers)
+    found = resumed.run()
+    assert found["matrix"] == expected["matrix"]
+    assert same(weights(resumed), weights(whole))
+    assert same(resumed.method.state_dict(), whole.method.state_dict())
 
 
 def test_what_is_remembered_is_plain_and_alike_after_a_kill(make, tmp_path, monkeypatch):

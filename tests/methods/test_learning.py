@@ -1,8 +1,9 @@
 """Fine-tuning forgets, the methods forget less: on a stream where one direction changes its sign.
 
 The settings are the usual ones (SGD, lr 0.02, momentum 0.9, batches of 32, natural proportions).
-The stream was chosen among several tried: on others the methods come closer. Scores are mean EERs
-of four runs, in percent.
+The stream was chosen among several tried, for OWM, RWM and ER: on others the methods come closer.
+How well EWC and SI do hangs on their strength: at ten times as much as here they forget least and
+learn little that is new, like OWM. Scores are mean EERs of four runs, in percent.
 """
 
 import functools
@@ -15,11 +16,21 @@ from speechcl.backbones import StatisticsNet
 from speechcl.brains import DetectionBrain
 from speechcl.data.features import FeatureSet
 from speechcl.engine import Engine, Training
-from speechcl.methods import ER, OWM, RWM, FineTune
+from speechcl.methods import ER, EWC, OWM, RAWM, RWM, SI, DERpp, FineTune, LwF
 from speechcl.task import make_stream
 
 WIDTH, TASKS, RUNS = 40, 3, 4
-METHODS = {"FineTune": FineTune, "ER": lambda: ER(capacity=40, replay=16), "OWM": OWM, "RWM": RWM}
+METHODS = {
+    "FineTune": FineTune,
+    "ER": lambda: ER(capacity=40, replay=16),
+    "DERpp": lambda: DERpp(capacity=40, replay=16),
+    "EWC": lambda: EWC(strength=100.0),
+    "SI": lambda: SI(strength=1.0),
+    "LwF": LwF,
+    "OWM": OWM,
+    "RAWM": RAWM,
+    "RWM": RWM,
+}
 
 
 def clips(generator, genuine_mean, spoof_mean, size=160):
@@ -75,7 +86,7 @@ def test_fine_tuning_learns_and_forgets(found):
     assert found["FineTune"]["forgetting"] > 20
 
 
-@pytest.mark.parametrize("name", ["ER", "OWM", "RWM"])
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "FineTune"])
 def test_methods_forget_less_and_end_better(name, found):
     assert found[name]["forgetting"] < 0.85 * found["FineTune"]["forgetting"]
     assert found[name]["average"] < found["FineTune"]["average"]
@@ -89,5 +100,12 @@ def test_the_angle_lets_new_tasks_be_learnt(found):
     assert found["RWM"]["new"] < 0.6 * found["OWM"]["new"]
 
 
-def test_replay_ends_best(found):
-    assert found["ER"]["average"] == min(each["average"] for each in found.values())
+@pytest.mark.parametrize("name", ["ER", "DERpp", "EWC", "SI"])
+def test_replay_and_penalties_end_better_than_projection_and_distillation(name, found):
+    others = [found[other]["average"] for other in ("OWM", "RAWM", "RWM", "LwF")]
+    assert found[name]["average"] < 0.85 * min(others)
+
+
+def test_remembered_answers_help_beyond_labels(found):
+    assert found["DERpp"]["forgetting"] < 0.8 * found["ER"]["forgetting"]
+    assert found["DERpp"]["average"] < found["ER"]["average"]
