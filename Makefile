@@ -26,7 +26,8 @@ lint: $(VENV)/installed-dev
 	$(BIN)/mypy
 
 bench: $(VENV)/installed-core
-	for script in projector_update import_time engine_overhead method_step; do \
+	for script in projector_update import_time engine_overhead method_step \
+		metrics_report data_read detector_latency; do \
 		$(BIN)/python benchmarks/$$script.py || exit 1; \
 	done
 

@@ -13,12 +13,13 @@ import copy
 import logging
 import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import torch
 from timing import arguments, interleaved, keep_freed_memory, report
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
@@ -86,9 +87,18 @@ class TimedBrain(DetectionBrain):
     took: list[float] = []
 
 
-def bare(model: nn.Module, data: FeatureSet, epochs: int) -> float:
-    """Train with a plain loop; return the CPU seconds of a step."""
-    batches = EpochBatches(len(data), BATCH, seed=SEED * 1009)
+def bare(
+    model: nn.Module,
+    data: FeatureSet,
+    epochs: int,
+    index: int = 0,
+    penalty: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> float:
+    """Train on task ``index`` with a plain loop; return the CPU seconds of a step.
+
+    ``penalty(features, logits)`` is added to the loss.
+    """
+    batches = EpochBatches(len(data), BATCH, seed=SEED * 1009 + index)
     loader = DataLoader(
         data,
         batch_sampler=batches,
@@ -105,6 +115,8 @@ def bare(model: nn.Module, data: FeatureSet, epochs: int) -> float:
         for batch in loader:
             logits, _ = model(batch["features"])
             loss = functional.cross_entropy(logits, batch["label"])
+            if penalty is not None:
+                loss = loss + penalty(batch["features"], logits)
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, MAX_GRAD_NORM, foreach=True)
             optimizer.step()

@@ -1,6 +1,8 @@
 """Networks as plain modules; they know neither methods nor tasks."""
 
 from speechcl.backbones.aasist import AASIST
+from speechcl.backbones.aasist_fast import FastAASIST
+from speechcl.backbones.aasist_published import load_published
 from speechcl.backbones.detector import CosineHead, Detector, with_cosine_head
 from speechcl.backbones.filterbanks import LinearFilterbank, LogMel, SpecMask
 from speechcl.backbones.lcnn import LCNN
@@ -13,6 +15,7 @@ __all__ = [
     "AASIST",
     "CosineHead",
     "Detector",
+    "FastAASIST",
     "LCNN",
     "LFCC",
     "LFCCStatistics",
@@ -23,6 +26,7 @@ __all__ = [
     "SSLFrontEnd",
     "SpecMask",
     "StatisticsNet",
+    "load_published",
     "statistics",
     "with_cosine_head",
 ]

@@ -70,10 +70,11 @@ class ResidualBlock(nn.Module):
         self.shortcut: nn.Module = nn.Identity()
         if into != out:
             self.shortcut = nn.Conv2d(into, out, (1, 3), padding=(0, 1))
+        self.pool: nn.Module = nn.MaxPool2d((1, POOL))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (batch, out, freq, time / 3) from (batch, into, freq, time)."""
-        return functional.max_pool2d(self.convolve(x), (1, POOL))
+        return self.pool(self.convolve(x))
 
     def convolve(self, x: Tensor) -> Tensor:
         """Return what is pooled, (batch, out, freq, time); a frame sees two on either side."""
@@ -172,6 +173,7 @@ class AASIST(nn.Module):
         shape = SIZES[size]
         width = shape.width
         self.filters = SincBank(FILTERS, TAPS, frequency_mask=frequency_mask)
+        self.pool: nn.Module = nn.MaxPool2d(POOL)  # 70 = 3 x 23 + 1: the last is cut off
         self.first_norm = normalisation(norm, 1, nn.BatchNorm2d)
         channels = [32, 32, width, width, width, width]
         self.encoder: nn.Module = nn.Sequential(
@@ -216,8 +218,7 @@ class AASIST(nn.Module):
 
     def front(self, waveform: Tensor) -> Tensor:
         """Return the filters' magnitudes (batch, 1, 23, (time - 128) / 3) of (batch, time)."""
-        magnitude = self.filters(waveform).abs()[:, None]
-        magnitude = functional.max_pool2d(magnitude, POOL)  # 70 = 3 x 23 + 1: the last is cut off
+        magnitude = self.pool(self.filters(waveform).abs()[:, None])
         return functional.selu(self.first_norm(magnitude), inplace=True)
 
     def read_out(self, maps: Tensor) -> Tensor:

@@ -46,6 +46,7 @@ class FastAASIST(nn.Module):
     def __init__(self, model: AASIST) -> None:
         super().__init__()
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.model.pool = SlicedMaxPool(dims=(2, 3))
         self.model.encoder = TiledEncoder(self.model.encoder)
         self.eval()
 
@@ -58,6 +59,33 @@ class FastAASIST(nn.Module):
         """Return logits (batch, 2) and embedding (batch, 160) of waveforms (batch, time)."""
         logits, embeddings = zip(*(self.model(clip) for clip in waveform.split(1)), strict=True)
         return torch.cat(logits), torch.cat(embeddings)
+
+
+class SlicedMaxPool(nn.Module):
+    """Max pooling by 3 as the maxima of strided slices: faster forward, slower backward.
+
+    Arguments
+    ---------
+    dims : tuple
+        Dimensions to pool over; what is left over at their ends is dropped.
+
+    Example
+    -------
+    >>> SlicedMaxPool(dims=(1,))(torch.tensor([[1.0, 5.0, 2.0, 7.0, 0.0, 3.0, 9.0]]))
+    tensor([[5., 7.]])
+    """
+
+    def __init__(self, dims: tuple[int, ...]) -> None:
+        super().__init__()
+        self.dims = dims
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return a third of the size in each of the dimensions."""
+        for dim in self.dims:
+            whole = x.narrow(dim, 0, x.shape[dim] // POOL * POOL)
+            a, b, c = whole.unflatten(dim, (-1, POOL)).unbind(dim + 1)
+            x = torch.maximum(torch.maximum(a, b), c)
+        return x
 
 
 class TiledEncoder(nn.Module):
@@ -86,6 +114,7 @@ class TiledEncoder(nn.Module):
                 )
             block.conv1 = fuse_conv_bn_eval(block.conv1, block.norm2)
             block.norm2 = nn.Identity()
+            block.pool = SlicedMaxPool(dims=(3,))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -115,6 +144,4 @@ def _frames(blocks: list[nn.Module], x: Tensor, start: int, stop: int) -> Tensor
     first, last = max(POOL * start - REACH, 0), min(POOL * stop + REACH, length)
     block: ResidualBlock = blocks[-1]  # type: ignore[assignment]
     maps = block.convolve(_frames(blocks[:-1], x, first, last))
-    maps = maps[..., POOL * start - first : POOL * stop - first]
-    a, b, c = (maps[..., i::POOL] for i in range(POOL))  # faster than a pooling layer here
-    return torch.maximum(torch.maximum(a, b), c)
+    return block.pool(maps[..., POOL * start - first : POOL * stop - first])

@@ -94,7 +94,7 @@ class LCNN(nn.Module):
             *block(32, 32, 1),
             *block(32, 32, 3, pool=True, normed=False),
             nn.Dropout(dropout),
-        )
+        ).to(memory_format=torch.channels_last)  # a third less time on CPU
         width = coefficients // 16 * 32
         self.recurrent = nn.ModuleList(
             nn.LSTM(width, width // 2, bidirectional=True, batch_first=True) for _ in range(2)

@@ -1,6 +1,7 @@
 """EWC against loops over clips and classes, and against the penalty written out in the loss."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -86,7 +87,7 @@ def test_importance_is_measured_in_evaluation_mode_and_leaves_no_trace(tmp_path)
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def measured_on(folder, clips):
+def measured_on(folder, clips, arrange=lambda data: data):
     """The clips that EWC measured on, in order."""
     asked = []
 
@@ -96,8 +97,10 @@ def measured_on(folder, clips):
                 asked.append(x[0])
             return super().forward(x)
 
-    torch.manual_seed(0)
-    engine = learnt(folder, Asked(), clips=clips)
+    engine = toy_engine(folder, EWC(clips=clips), tasks=1, model=Asked())
+    task = engine.stream[0]
+    engine.stream[0] = dataclasses.replace(task, train=arrange(task.train))
+    engine.run()
     return engine, torch.stack(asked)
 
 
@@ -112,15 +115,21 @@ def test_no_more_clips_than_asked_for_are_measured_on(clips, tmp_path):
     assert_close(bare(engine.method.importance.tensors()), expected)
 
 
-def test_a_part_of_the_clips_has_both_classes_though_every_fourth_is_genuine(tmp_path):
-    engine, asked = measured_on(tmp_path, 30)
+def by_class(data):
+    return data.subset(data.labels.argsort().tolist())
+
+
+@pytest.mark.parametrize("arrange", [by_class, lambda data: data], ids=["by class", "in turn"])
+def test_a_part_of_the_clips_has_both_classes_in_whatever_order_they_come(arrange, tmp_path):
+    # one in four is genuine: the first 30 by class, or every fourth in turn, would be of one class
+    engine, asked = measured_on(tmp_path, 30, arrange)
     data = engine.stream[0].train
     label = dict(zip(map(tuple, data.features.tolist()), data.labels.tolist(), strict=True))
     genuine = sum(label[tuple(row)] for row in asked.tolist())
     assert 2 <= genuine <= 15
 
 
-def test_outside_a_sweep_no_graph_grows(tmp_path):
+def test_what_is_added_is_a_sum_and_how_many_clips_it_is_of(tmp_path):
     engine = learnt(tmp_path, SmallNet())
     sums = {n: torch.zeros_like(p) for n, p in weights_of(engine.modules).items()}
     with torch.no_grad():

@@ -113,8 +113,11 @@ def test_the_copys_own_statistics_are_used(tmp_path):
         assert (model(x)[0] - then).abs().max() > 0.1
 
 
-def test_no_former_model_costs_nothing():
+def test_without_a_question_there_is_no_penalty(tmp_path):
     assert Distiller(strength=1.0, temperature=2.0).penalty(None) == 0.0
+    engine = toy_engine(tmp_path, LwF(), tasks=2)
+    engine.run()
+    assert engine.method.distiller.penalty(None) == 0.0, "the last batch's answers are still there"
 
 
 def test_kept_between_tasks_is_what_can_change_in_the_model(tmp_path):
