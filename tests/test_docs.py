@@ -3,7 +3,9 @@
 import re
 from pathlib import Path
 
+import pytest
 import torch
+import yaml
 from torch import Tensor
 
 from speechcl.method import Method, Step
@@ -45,9 +47,28 @@ def test_every_hook_of_the_guide_exists():
     assert hooks <= set(vars(Method))
 
 
-def test_the_readmes_library_example_runs(tmp_path, monkeypatch, capsys):
+README = GUIDE.parents[1] / "README.md"
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README.read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("block", blocks("python"), ids=lambda block: block.splitlines()[0])
+def test_the_readmes_examples_run(block, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    readme = GUIDE.parents[1] / "README.md"
-    code = re.search(r"```python\n(.*?)```", readme.read_text(), re.DOTALL).group(1)
-    exec(code, {})
-    assert "forgetting" in capsys.readouterr().out
+    exec(block, {})
+    assert capsys.readouterr().out.strip()
+
+
+def test_the_readmes_study_is_the_one_that_it_names():
+    (shown,) = blocks("yaml")
+    study = README.parent / "recipes" / "OwnSpeech" / "detection" / "study.yaml"
+    assert yaml.safe_load(shown) == yaml.safe_load(study.read_text())
+
+
+def test_the_readme_lists_every_method():
+    import speechcl.methods
+
+    listed = re.findall(r"^\| `(\w+)` \|", README.read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted(speechcl.methods.__all__)

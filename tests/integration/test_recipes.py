@@ -177,6 +177,49 @@ def test_own_speech_learns_from_a_folder(method, tmp_path):
     assert results["memory_bytes"] > 0
 
 
+@pytest.fixture(scope="module")
+def speakers(tmp_path_factory):
+    """A folder of six speakers with two clips each."""
+    folder = tmp_path_factory.mktemp("speakers")
+    for row in build_embedded(folder / "made", voices=6, sentences=2, workers=1):
+        target = folder / "mine" / row["speaker"] / Path(row["wav"]).name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(row["wav"], target)
+    return folder
+
+
+def tiny_encoder(folder):
+    from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
+
+    config = Wav2Vec2Config(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        conv_dim=[8, 8],
+        conv_kernel=[10, 8],
+        conv_stride=[5, 8],
+        num_feat_extract_layers=2,
+        num_conv_pos_embeddings=4,
+        num_conv_pos_embedding_groups=2,
+    )
+    Wav2Vec2Model(config).save_pretrained(folder)
+    Wav2Vec2FeatureExtractor().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("network", ["lcnn", "resnet", "aasist", "ssl"])
+def test_every_network_learns_from_own_speech(network, speakers, tmp_path):
+    methods = [f"{method}_{network}" for method in ("fine_tune", "rwm")]
+    study = read_study(study_file(tmp_path, "OwnSpeech", methods))
+    more = ["--data_folder", str(speakers / "mine"), "--epochs", "1", "--workers", "1"]
+    more += ["--clip_s", "0.7", "--batch_size", "8", "--corpus_folder", str(speakers / "corpus")]
+    if network == "ssl":
+        more += ["--ssl_source", tiny_encoder(tmp_path / "encoder")]
+    folders = run_study(study, [*ATTACKS, "--noprogressbar", *more])
+    assert [len(read_results(folder / "results.json")["matrix"]) for folder in folders] == [2, 2]
+
+
 def test_own_speech_says_that_it_needs_data(tmp_path):
     study = read_study(study_file(tmp_path, "OwnSpeech", ["rwm"]))
     with pytest.raises(ValueError, match="data_folder"):
