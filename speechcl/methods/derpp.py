@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import speechbrain as sb
@@ -74,14 +75,18 @@ class DERpp(ER):
             outputs, batch = rows(step.outputs, part), rows(step.batch, part)
             return step.brain.task_loss(outputs, batch, sb.Stage.TRAIN)
 
-        new = step.brain.logits(rows(step.outputs, slice(own, own + answered)))
-        terms = [
-            (1.0, own, task_loss(slice(0, own))),
-            (self.answers, answered, functional.mse_loss(new, old)),
-            (self.labels, every - own - answered, task_loss(slice(own + answered, every))),
+        def distance() -> Tensor:
+            new = step.brain.logits(rows(step.outputs, slice(own, own + answered)))
+            return functional.mse_loss(new, old)
+
+        terms: list[tuple[float, int, Callable[[], Tensor]]] = [
+            (1.0, own, lambda: task_loss(slice(0, own))),
+            (self.answers, answered, distance),
+            (self.labels, every - own - answered, lambda: task_loss(slice(own + answered, every))),
         ]
-        # each mean counts as its own part of all processes' items, not as the batch's
-        return sum(w * share(n) / share(every) * value for w, n, value in terms)  # type: ignore
+        # each mean counts as its own part of all processes' items, not as the batch's; of a few
+        # replayed items a process may hold none
+        return sum(w * share(n) / share(every) * (mean() if n else 0.0) for w, n, mean in terms)  # type: ignore
 
     def after_task(self, task: Task, engine: Engine) -> None:
         """Offer every item of the task to the memory, with what the model says of it."""

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from speechcl.batches import rows
 from speechcl.memory import Reservoir
 from speechcl.methods import ER, DERpp, FineTune
 from tests.methods.by_hand import (
@@ -234,3 +235,12 @@ def test_memory_bytes_are_those_of_items_and_answers(tmp_path):
 def test_bad_settings_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         DERpp(**options)
+
+
+def test_a_process_that_gets_none_of_a_few_replayed_items_trains_on_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr("speechcl.methods.derpp.my_rows", lambda items: rows(items, slice(0)))
+    plain = toy_engine(tmp_path / "plain", FineTune(), tasks=2)
+    plain.run()
+    starved = toy_engine(tmp_path / "starved", DERpp(capacity=40, replay=1), tasks=2)
+    starved.run()
+    assert same(weights(starved), weights(plain))
