@@ -10,7 +10,7 @@ from speechcl.data.clips import ClipSet
 from speechcl.data.features import FeatureSet, cached_features
 from speechcl.data.packed import pack_audio
 from speechcl.data.splits import split_by_speaker
-from speechcl.data.streams import attack_stream, corpus_stream
+from speechcl.data.streams import attack_stream, check_share, corpus_stream
 from speechcl.data.waveforms import WaveformSet
 from speechcl.experiment import Experiment
 from speechcl.task import Task
@@ -39,6 +39,7 @@ def learn_attacks(experiment: Experiment, rows: Sequence[Row], about: Mapping[st
         The run folder.
     """
     hparams = experiment.hparams
+    check_share(hparams["genuine_share"])
     rows = with_split(rows, hparams["split"], hparams["seed"])
     stream = attack_stream(
         clip_set(experiment, rows), hparams["attacks"], hparams["seed"], hparams["genuine_share"]
@@ -65,6 +66,7 @@ def learn_corpora(experiment: Experiment, rows: Sequence[Row], about: Mapping[st
         The run folder.
     """
     hparams = experiment.hparams
+    check_share(hparams["genuine_share"])
     stream = corpus_stream(
         clip_set(experiment, rows), hparams["corpora"], hparams["seed"], hparams["genuine_share"]
     )
@@ -102,6 +104,8 @@ def clip_set(experiment: Experiment, rows: Sequence[Row]) -> ClipSet:
     waveforms, cropped at random and changed by its ``augment``. Either is kept on disk.
     """
     base, folder = experiment.base, experiment.hparams["corpus_folder"]
+    if not base["clip_s"] * RATE_HZ >= 1:
+        raise ValueError(f"clip_s is {base['clip_s']}: give seconds above 0")
     samples = round(base["clip_s"] * RATE_HZ)
     if "front_end" in base:
         options = {"extract": base["front_end"], "samples": samples}

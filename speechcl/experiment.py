@@ -137,7 +137,7 @@ def run_recipe(main: Callable[[Sequence[str]], Path], argv: Sequence[str]) -> in
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from here", file=sys.stderr)
         return 130
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         if "--debug" in argv:
             raise
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)

@@ -113,7 +113,7 @@ def read_study(file: Path | str) -> Study:
         raise ValueError(f"{file}: no such file")
     try:
         found = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{file}: not plain YAML: {' '.join(str(error).split())}") from error
     _check_fields(file, found)
     study = Study(
@@ -143,14 +143,26 @@ def _check_fields(file: Path, found: Any) -> None:
             raise ValueError(
                 f"{file}: {name} is {value!r} but must be a {known[name].__name__}, not empty"
             )
-    if not all(isinstance(seed, int) for seed in found["seeds"]):
+    if not all(isinstance(method, str) for method in found["methods"]):
+        raise ValueError(f"{file}: methods are {found['methods']} but must be names of YAML files")
+    if not all(type(seed) is int for seed in found["seeds"]):
         raise ValueError(f"{file}: seeds are {found['seeds']} but must be whole numbers")
     for name in ("methods", "seeds"):
         if len(set(found[name])) < len(found[name]):
             raise ValueError(f"{file}: {name} are {found[name]}: name each once")
-    own = {"seed", "output_folder"} & found.get("settings", {}).keys()
-    if own:
-        raise ValueError(f"{file}: settings hold {' and '.join(sorted(own))}: the study sets that")
+    settings, orders = found.get("settings", {}), found.get("orders", {})
+    for name, taken in (("settings", set()), ("orders", settings.keys())):
+        own = sorted({"seed", "output_folder", *taken} & found.get(name, {}).keys())
+        if own:
+            raise ValueError(
+                f"{file}: {name} hold {' and '.join(own)}: the study sets that elsewhere"
+            )
+    try:
+        json.dumps([settings, orders])
+    except TypeError as error:
+        raise ValueError(
+            f"{file}: settings must be plain numbers, texts and lists: {error}"
+        ) from error
 
 
 def _orders(file: Path, given: dict[str, Any]) -> tuple[dict[str, list], ...]:
@@ -159,10 +171,11 @@ def _orders(file: Path, given: dict[str, Any]) -> tuple[dict[str, list], ...]:
         return ({},)
     (setting, orders), *more = given.items()
     lists = isinstance(orders, list) and all(isinstance(one, list) and one for one in orders)
+    lists = lists and all(isinstance(task, str) for one in orders for task in one)
     if more or not orders or not lists:
         raise ValueError(
-            f"{file}: orders is {given!r}: name the one setting that lists the tasks, and under it "
-            "a list of lists, for example orders: {attacks: [[world, mulaw], [mulaw, world]]}"
+            f"{file}: orders is {given!r}: name the setting that lists the tasks, and under it a "
+            "list of lists of names, such as orders: {attacks: [[world, mulaw], [mulaw, world]]}"
         )
     for one in orders:
         if sorted(one) != sorted(orders[0]) or len(set(one)) < len(one):
@@ -213,7 +226,7 @@ def write_study(study: Study, folders: Sequence[Path]) -> Path:
             "runs": len(row.runs),
             "average": row.average,
             "average_std": row.average_std,
-            "average_runs_interval": row.runs_interval,
+            "average_seeds_interval": row.runs_interval,
             "average_clips_interval": row.interval,
             "difference": row.difference and asdict(row.difference),
             "forgetting": row.forgetting,

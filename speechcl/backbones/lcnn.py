@@ -94,7 +94,9 @@ class LCNN(nn.Module):
             *block(32, 32, 1),
             *block(32, 32, 3, pool=True, normed=False),
             nn.Dropout(dropout),
-        ).to(memory_format=torch.channels_last)  # a third less time on CPU
+        )
+        # a third less time on CPU
+        self.convolutions.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         width = coefficients // 16 * 32
         self.recurrent = nn.ModuleList(
             nn.LSTM(width, width // 2, bidirectional=True, batch_first=True) for _ in range(2)
@@ -115,6 +117,8 @@ class LCNN(nn.Module):
 
 
 def _norm(kind: str, channels: int) -> nn.Module:
+    if kind not in ("group", "batch"):
+        raise ValueError(f"norm is {kind!r}: use 'group' or 'batch'")
     if kind == "batch":
         return nn.BatchNorm2d(channels, affine=False)
     return nn.GroupNorm(8, channels, affine=False)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
@@ -103,7 +104,10 @@ def cached_features(
     name = f"features-{clips_fingerprint(rows, [samples, rate_hz], probe)}.safetensors"
     file = Path(folder) / name
     if file.is_file():
-        return load_file(file)["features"]
+        try:
+            return load_file(file)["features"]
+        except SafetensorError as error:
+            raise ValueError(f"{file}: damaged features ({error}): delete it") from error
     found = []
     for row in tqdm(
         rows, desc="features", unit="clip", leave=False, dynamic_ncols=True, disable=None

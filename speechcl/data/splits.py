@@ -82,7 +82,8 @@ def split_by_speaker(
     ['test', 'test', 'train', 'train', 'train', 'train', 'train', 'train']
     """
     fractions = fractions or {"train": 0.65, "test": 0.35}
-    if not all(0 < share < float("inf") for share in fractions.values()):
+    shares = fractions.values()
+    if not all(isinstance(one, int | float) and 0 < one < float("inf") for one in shares):
         raise ValueError(f"fractions are {dict(fractions)}: every one must be above 0")
     places = _places_by_speaker(rows)
     if len(places) < len(fractions):

@@ -134,7 +134,7 @@ def with_share(
     Returns
     -------
     tuple of lists
-        The places kept, in their old order; at least one of each class.
+        The places kept, sorted where any were left out; at least one of each class.
 
     Example
     -------
@@ -143,10 +143,9 @@ def with_share(
     >>> [len(kept) for kept in with_share(list(range(40)), list(range(240)), 0.1)]
     [27, 240]
     """
+    check_share(genuine_share)
     if genuine_share is None:
         return genuine, spoofed
-    if not 0 < genuine_share < 1:
-        raise ValueError(f"genuine_share is {genuine_share}: give a share between 0 and 1, or null")
     odds = genuine_share / (1 - genuine_share)
     counts = round(len(spoofed) * odds), round(len(genuine) / odds)
     draw = random.Random(seed)
@@ -154,6 +153,21 @@ def with_share(
         sorted(draw.sample(places, max(1, count))) if count < len(places) else places
         for places, count in zip((genuine, spoofed), counts, strict=True)
     )
+
+
+def check_share(genuine_share: float | None) -> None:
+    """Refuse a share of genuine clips that is neither None nor a number in (0, 1).
+
+    Example
+    -------
+    >>> check_share(0.1)
+    >>> check_share(1)
+    Traceback (most recent call last):
+    ValueError: genuine_share is 1: give a share between 0 and 1, or null
+    """
+    is_number = isinstance(genuine_share, int | float)
+    if genuine_share is not None and not (is_number and 0 < genuine_share < 1):
+        raise ValueError(f"genuine_share is {genuine_share}: give a share between 0 and 1, or null")
 
 
 def _check(name: str, train: Sequence[Places], test: Sequence[Places]) -> None:

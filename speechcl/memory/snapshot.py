@@ -49,9 +49,10 @@ class Snapshot(NamedTensors):
         """
         # not torch.func.functional_call: it leaves a layer that has two names with former weights
         live = {**dict(modules.named_parameters()), **dict(modules.named_buffers())}
-        now = {name: live[name].data for name in self.layout()}
+        former = self.tensors()
+        now = {name: live[name].data for name in former}
         try:
-            for name, tensor in self.tensors().items():
+            for name, tensor in former.items():
                 live[name].data = tensor
             with evaluating(modules):
                 return question()

@@ -44,16 +44,29 @@ class QuadraticPenalty(Method):
         self.anchor.allocate(structure["anchor"])
         self.importance.allocate(structure["importance"])
 
+    @torch.no_grad()
     def after_backward(self, step: Step) -> None:
         """Add the penalty's gradient."""
-        anchor, importance = self.anchor.tensors(), self.importance.tensors()
-        moving = with_gradient(step.modules)
-        held = {name: pair for name, pair in moving.items() if name in anchor}
-        if not held:  # the first task, or a batch that reached none of them
-            return
-        away = torch._foreach_sub([p for p, _ in held.values()], [anchor[n] for n in held])
-        pulls = [importance[name] for name in held]
-        torch._foreach_addcmul_([g for _, g in held.values()], away, pulls, value=self.strength)
+        held = self.held(step.modules)
+        if held:
+            grads, pulls = gradients(held), self.pulls(held)
+            torch._foreach_addcmul_(grads, self.away(held), pulls, value=self.strength)
+
+    def held(self, modules: nn.Module) -> dict[str, nn.Parameter]:
+        """Return the parameters that have a gradient now and were there before."""
+        anchor = self.anchor.tensors()
+        found = modules.named_parameters()
+        return {name: one for name, one in found if one.grad is not None and name in anchor}
+
+    def away(self, held: dict[str, nn.Parameter]) -> tuple[Tensor, ...]:
+        """Return how far each is from its anchor."""
+        anchor = self.anchor.tensors()
+        return torch._foreach_sub(list(held.values()), [anchor[name] for name in held])
+
+    def pulls(self, held: dict[str, nn.Parameter]) -> list[Tensor]:
+        """Return how much each matters."""
+        importance = self.importance.tensors()
+        return [importance[name] for name in held]
 
     def after_task(self, task: Task, engine: Engine) -> None:
         """Learn what matters, and hold the weights where they are now."""
@@ -77,13 +90,12 @@ def trained(modules: nn.Module) -> dict[str, nn.Parameter]:
     return {name: one for name, one in modules.named_parameters() if one.requires_grad}
 
 
-def with_gradient(modules: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return the values and the gradients of the parameters that have one, by name.
+def gradients(held: dict[str, nn.Parameter]) -> list[Tensor]:
+    """Return the gradients of parameters that have one.
 
     Example
     -------
-    >>> with_gradient(nn.Linear(2, 1))
-    {}
+    >>> gradients({"weight": nn.Parameter(torch.zeros(2))})
+    []
     """
-    found = modules.named_parameters()
-    return {name: (one.detach(), one.grad) for name, one in found if one.grad is not None}
+    return [one.grad for one in held.values() if one.grad is not None]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from speechcl.memory import NamedTensors
 from speechcl.method import Step
-from speechcl.methods.quadratic_penalty import QuadraticPenalty, trained, with_gradient
+from speechcl.methods.quadratic_penalty import QuadraticPenalty, gradients, trained
 from speechcl.task import Task
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class SI(QuadraticPenalty):
     Example
     -------
     >>> SI(strength=0.2).structure()
-    {'anchor': {}, 'importance': {}, 'path': {}, 'start': {}}
+    {'anchor': {}, 'importance': {}, 'path': {}}
     """
 
     def __init__(self, strength: float = 10.0, damping: float = 1e-3) -> None:
@@ -44,46 +44,55 @@ class SI(QuadraticPenalty):
         if damping <= 0:
             raise ValueError(f"damping is {damping}: it must be positive")
         self.damping = damping
-        self.path, self.start = NamedTensors(), NamedTensors()
-        self._before: dict[str, tuple[Tensor, Tensor]] = {}
+        self.path = NamedTensors()
+        self._away: tuple[Tensor, ...] = ()  # before this step
+        self._held: dict[str, nn.Parameter] = {}
+        self._grads: list[Tensor] = []
 
     def structure(self) -> dict:
         """Shapes of the penalty and of the path of the task under way."""
-        moving = {"path": self.path.layout(), "start": self.start.layout()}
-        return {**super().structure(), **moving}
+        return {**super().structure(), "path": self.path.layout()}
 
     def build(self, modules: nn.ModuleDict, structure: dict) -> None:
         """Make room for them."""
         super().build(modules, structure)
         self.path.allocate(structure["path"])
-        self.start.allocate(structure["start"])
 
     def before_task(self, task: Task, engine: Engine) -> None:
         """Begin a new path at the present weights."""
         weights = {name: one.detach() for name, one in trained(engine.modules).items()}
-        self.start.put(weights)
+        self.anchor.put(weights)
+        self.importance.allocate(self.anchor.layout())  # 0 for what is new
         self.path.put({name: torch.zeros_like(one) for name, one in weights.items()})
+        self._held = {}
 
+    @torch.no_grad()
     def after_backward(self, step: Step) -> None:
-        """Note weights and gradients before the penalty joins them."""
-        moving = with_gradient(step.modules)
-        self._before = {n: (one.clone(), grad.clone()) for n, (one, grad) in moving.items()}
-        super().after_backward(step)
+        """Add the penalty's gradient; note the task's own, and where the weights are."""
+        held = self.held(step.modules)
+        if held.keys() != self._held.keys():  # else they are where the last step left them
+            self._away = self.away(held)
+        self._held, self._grads = held, gradients(held)
+        terms = self._grads, self._away, self.pulls(held)
+        pulled = torch._foreach_addcmul(*terms, value=self.strength)  # new ones: they get clipped
+        for one, grad in zip(held.values(), pulled, strict=True):
+            one.grad = grad
 
+    @torch.no_grad()
     def after_step(self, step: Step) -> None:
         """Add this step to the path."""
-        path, weights = self.path.tensors(), trained(step.modules)
-        names = list(self._before)
-        before, grads = zip(*self._before.values(), strict=True)
-        change = torch._foreach_sub([weights[name].detach() for name in names], before)
-        torch._foreach_addcmul_([path[name] for name in names], change, grads, value=-1.0)
-        self._before = {}
+        path, away = self.path.tensors(), self.away(self._held)
+        torch._foreach_sub_(self._away, away)  # how far the step went, turned round
+        torch._foreach_addcmul_([path[name] for name in self._held], self._away, self._grads)
+        self._away, self._grads = away, []
 
     def measure(self, task: Task, engine: Engine) -> dict[str, Tensor]:
         """Return the importance of earlier tasks plus this task's path over its distance."""
-        before, path, start = (kept.tensors() for kept in (self.importance, self.path, self.start))
+        before, path, anchor = (
+            kept.tensors() for kept in (self.importance, self.path, self.anchor)
+        )
         return {
-            name: before.get(name, 0.0) + importance(path[name], one - start[name], self.damping)
+            name: before[name] + importance(path[name], one - anchor[name], self.damping)
             for name, one in trained(engine.modules).items()
         }
 

@@ -34,7 +34,10 @@ class Order:
 
 @dataclass(frozen=True)
 class Difference:
-    """How much higher the average is than the baseline's, over runs of equal seed and order."""
+    """How much higher the average is than the baseline's, over runs of equal seed and order.
+
+    ``interval`` is the 95 % t-interval over seeds, whose orders are averaged first.
+    """
 
     baseline: str
     pairs: int
@@ -47,7 +50,7 @@ class SummaryRow:
     """One method averaged over its seeds and orders; None where nothing was measured.
 
     ``interval`` is the mean of the runs' bootstrap intervals over test clips, ``runs_interval`` the
-    95 % t-interval of the average over runs.
+    95 % t-interval of the average over seeds, whose orders are averaged first.
     """
 
     label: str
@@ -199,7 +202,7 @@ def _row(label: str, runs: tuple[Run, ...], difference: Difference | None) -> Su
         interval=(fmean(i[0] for i in intervals), fmean(i[1] for i in intervals))
         if intervals
         else None,
-        runs_interval=t_interval(averages),
+        runs_interval=t_interval(_by_seed(_averages(runs))),
         difference=difference,
         final=_by_task([dict(zip(r["stream"], _scores(r)[-1], strict=True)) for r in results]),
         learnt=learnt,
@@ -228,15 +231,26 @@ def _difference(label: str, baseline: Sequence[Run], runs: Sequence[Run]) -> Dif
     if runs is baseline:
         return None
 
-    def averages(group: Sequence[Run]) -> dict[tuple, float]:
-        return {
-            (r["seed"], r["recipe"], *r["stream"]): r["summary"]["average"]
-            for r in (run.results for run in group)
-        }
+    theirs, ours = _averages(baseline), _averages(runs)
+    gaps = {key: value - theirs[key] for key, value in ours.items() if key in theirs}
+    if not gaps:
+        return None
+    return Difference(label, len(gaps), fmean(gaps.values()), t_interval(_by_seed(gaps)))
 
-    theirs, ours = averages(baseline), averages(runs)
-    gaps = [value - theirs[key] for key, value in ours.items() if key in theirs]
-    return Difference(label, len(gaps), fmean(gaps), t_interval(gaps)) if gaps else None
+
+def _averages(runs: Sequence[Run]) -> dict[tuple, float]:
+    """Return the average by seed, recipe and order; runs that share all three are averaged."""
+    found: dict[tuple, list[float]] = {}
+    for run in runs:
+        key = (run.results["seed"], run.results["recipe"], *run.results["stream"])
+        found.setdefault(key, []).append(run.results["summary"]["average"])
+    return {key: fmean(values) for key, values in found.items()}
+
+
+def _by_seed(values: dict[tuple, float]) -> list[float]:
+    """Average over the orders of a seed: they share test speakers, so are no separate draws."""
+    seeds = dict.fromkeys(key[0] for key in values)
+    return [fmean(value for key, value in values.items() if key[0] == seed) for seed in seeds]
 
 
 def t_interval(values: Sequence[float]) -> tuple[float, float] | None:

@@ -94,7 +94,40 @@ def test_the_seed_decides_who_is_left_out():
     assert with_share(*sides, 0.5, seed=1) != with_share(*sides, 0.5, seed=2)
 
 
-@pytest.mark.parametrize("share", [0, 1, -0.1, 1.5])
+def test_of_each_class_at_least_one_clip_is_kept():
+    assert [len(kept) for kept in with_share([1, 2, 3], [4, 5, 6], 0.01)] == [1, 3]
+
+
+class Varied(FeatureSet):
+    """Says whether it was made plain, as a set with random crops would be for tests."""
+
+    is_plain = False
+
+    def subset(self, places):
+        one = super().subset(places)
+        return Varied(one.features, one.rows)
+
+    def plain(self):
+        one = Varied(self.features, self.rows)
+        one.is_plain = True
+        return one
+
+
+@pytest.mark.parametrize("of", ["attacks", "corpora"])
+def test_training_clips_vary_and_test_clips_are_plain(of):
+    rows = corpus() if of == "attacks" else two_corpora()
+    data = Varied(torch.zeros(len(rows), 1), rows)
+    stream = attack_stream(data, ATTACKS) if of == "attacks" else corpus_stream(data, ["A", "B"])
+    for task in stream:
+        assert (task.train.is_plain, task.test.is_plain) == (False, True)
+
+
+def test_corpora_meet_the_share_too():
+    for task in corpus_stream(clips(two_corpora()), ["A", "B"], genuine_share=0.34):
+        assert len(ids(task.train, "spoof")) == 2 * len(ids(task.train))
+
+
+@pytest.mark.parametrize("share", [0, 1, -0.1, 1.5, "half", True])
 def test_a_share_that_leaves_no_class_is_refused(share):
     with pytest.raises(ValueError, match="genuine_share is .*: give a share between 0 and 1"):
         with_share([1], [2], share)

@@ -1,5 +1,6 @@
 """The recipes as a user runs them, on a corpus of a few clips."""
 
+import datetime
 import json
 import shutil
 from pathlib import Path
@@ -8,6 +9,8 @@ import pytest
 import yaml
 
 from speechcl.data.embedded import build_embedded
+from speechcl.data.rawboost import RawBoost
+from speechcl.experiment import Experiment
 from speechcl.results import read_results, read_scores
 from speechcl.study import read_study, run_study, write_study
 
@@ -215,11 +218,62 @@ def test_every_network_learns_from_own_speech(network, clip_s, speakers, tmp_pat
     methods = [f"{method}_{network}" for method in ("fine_tune", "rwm")]
     study = read_study(study_file(tmp_path, "OwnSpeech", methods))
     more = ["--data_folder", str(speakers / "mine"), "--epochs", "1", "--workers", "1"]
-    more += ["--clip_s", str(clip_s), "--batch_size", "8", "--corpus_folder", str(speakers / "corpus")]
+    more += [
+        "--clip_s",
+        str(clip_s),
+        "--batch_size",
+        "8",
+        "--corpus_folder",
+        str(speakers / "corpus"),
+    ]
     if network == "ssl":
         more += ["--ssl_source", tiny_encoder(tmp_path / "encoder")]
     folders = run_study(study, [*ATTACKS, "--noprogressbar", *more])
     assert [len(read_results(folder / "results.json")["matrix"]) for folder in folders] == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["--clip_s", "0"], "clip_s is 0: give seconds above 0"),
+        (["--clip_s", "-1"], "clip_s is -1"),
+        (["--norm", "grouped"], "norm is 'grouped': use 'group' or 'batch'"),
+        (["--genuine_share", "half"], "genuine_share is half"),
+        (["--split", "{train: a, test: b}"], "must be above 0"),
+    ],
+)
+def test_wrong_settings_are_refused_in_one_line(wrong, message, speakers, tmp_path):
+    study = read_study(study_file(tmp_path, "OwnSpeech", ["fine_tune_lcnn"]))
+    more = ["--data_folder", str(speakers / "mine"), "--corpus_folder", str(speakers / "corpus")]
+    with pytest.raises(ValueError, match=message):
+        run_study(study, [*ATTACKS, "--noprogressbar", "--workers", "1", *more, *wrong])
+
+
+def test_waveforms_are_cropped_and_augmented_in_training_alone(speakers, tmp_path, monkeypatch):
+    heard = []
+    monkeypatch.setattr(Experiment, "run", lambda self, stream, about: heard.append(stream))
+    study = read_study(study_file(tmp_path, "OwnSpeech", ["rwm_aasist"]))
+    more = ["--data_folder", str(speakers / "mine"), "--corpus_folder", str(speakers / "corpus")]
+    run_study(study, [*ATTACKS, "--clip_s", "0.2", "--workers", "1", *more])
+    for task in heard[0]:
+        assert task.train.random_crop
+        assert isinstance(task.train.augment, RawBoost)
+        assert not task.test.random_crop
+        assert task.test.augment is None
+        assert task.train[0]["features"].shape == (3200,)
+
+
+def test_damaged_features_are_named(speakers, tmp_path):
+    shutil.copytree(speakers / "corpus", tmp_path / "corpus")
+    study = read_study(study_file(tmp_path, "OwnSpeech", ["fine_tune"]))
+    more = ["--data_folder", str(speakers / "mine"), "--corpus_folder", str(tmp_path / "corpus")]
+    run = [*ATTACKS, "--noprogressbar", "--workers", "1", "--epochs", "1", *more]
+    run_study(study, run)
+    for file in (tmp_path / "corpus").glob("features-*"):
+        file.write_bytes(file.read_bytes()[:40])
+    shutil.rmtree(tmp_path / "results")
+    with pytest.raises(ValueError, match="damaged features .*: delete it"):
+        run_study(study, run)
 
 
 def test_own_speech_says_that_it_needs_data(tmp_path):
@@ -235,13 +289,19 @@ def test_own_speech_says_that_it_needs_data(tmp_path):
         ({"methods": "rwm"}, "methods"),
         ({"methods": ["nothing"]}, "does not exist"),
         ({"extra": 1}, "a study has the fields"),
-        ({"settings": {"seed": 3}}, "settings hold seed: the study sets that"),
+        ({"settings": {"seed": 3}}, "settings hold seed: the study sets that elsewhere"),
         ({"settings": "fast"}, "settings is 'fast' but must be a dict"),
-        ({"orders": {"attacks": ["world"]}}, "a list of lists"),
-        ({"orders": {"attacks": [["a"]], "corpora": [["b"]]}}, "the one setting"),
+        ({"orders": {"attacks": ["world"]}}, "list of lists"),
+        ({"orders": {"attacks": [["a"]], "corpora": [["b"]]}}, "name the setting"),
         ({"orders": {"attacks": [["a", "b"], ["a", "c"]]}}, "must hold each task"),
         ({"orders": {"attacks": [["a", "a"]]}}, "must hold each task"),
         ({"orders": {"attacks": [["a", "b"], ["a", "b"]]}}, "the same order twice"),
+        ({"orders": {"attacks": [["a", 1], [1, "a"]]}}, "list of lists"),
+        ({"orders": {"seed": [["a", "b"]]}}, "orders hold seed"),
+        ({"orders": {"x": [["a", "b"]]}, "settings": {"x": 1}}, "orders hold x"),
+        ({"methods": [["rwm"]]}, "must be names of YAML files"),
+        ({"seeds": [True, False]}, "must be whole numbers"),
+        ({"settings": {"since": datetime.date(2020, 1, 1)}}, "settings must be plain"),
     ],
 )
 def test_a_wrong_study_is_refused(change, message, tmp_path):

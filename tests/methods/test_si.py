@@ -1,9 +1,12 @@
 """SI against a loop that keeps the weights and gradients of every step."""
 
+import collections
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 from torch.nn import functional
 
 from speechcl.methods import SI, FineTune
@@ -16,7 +19,7 @@ from tests.methods.by_hand import (
     train_by_hand,
     weights_of,
 )
-from tests.toy import toy_engine
+from tests.toy import WIDTH, toy_engine
 
 STRENGTH, DAMPING = 2.0, 0.01
 
@@ -56,6 +59,7 @@ class Diary:
 
     def after_task(self, task):
         path = {name: torch.zeros_like(value) for name, value in self.steps[0][0].items()}
+        self.reached = collections.Counter(name for *_, grads in self.steps for name in grads)
         for before, after, grads in self.steps:
             for name, grad in grads.items():
                 path[name] -= grad * (after[name] - before[name])
@@ -77,6 +81,30 @@ def test_training_path_and_importance_are_those_of_the_diary(tmp_path):
     assert_close(bare(engine.method.path.tensors()), diary.paths[-1])
     assert_close(bare(engine.method.importance.tensors()), diary.omega, atol=1e-9)
     assert_close(bare(engine.method.anchor.tensors()), diary.anchor)
+
+
+class Forked(SmallNet):
+    """A batch goes one way or another, so that the weights with a gradient change."""
+
+    def __init__(self):
+        super().__init__()
+        self.fork = nn.Linear(WIDTH, 2).double()
+
+    def forward(self, x):
+        x, hidden = x.double(), self.hidden(x.double())
+        if x[:, 2].sum() > 0:
+            return self.classify(hidden), x
+        return self.classify(torch.tanh(hidden)) + self.fork(x), x
+
+
+def test_weights_that_only_some_batches_reach_have_their_own_path(tmp_path):
+    model, twin = small_pair(Forked)
+    engine = toy_engine(tmp_path, SI(STRENGTH, DAMPING), tasks=1, model=model)
+    diary = Diary(twin)
+    engine.run()
+    train_by_hand(twin, engine.stream, diary.loss, diary.after_step, diary.after_task)
+    assert 0 < diary.reached["fork.weight"] < diary.reached["hidden.weight"]
+    assert_close(bare(engine.method.path.tensors()), diary.paths[-1])
 
 
 def test_the_penalty_matters_and_its_gradient_is_not_on_the_path(tmp_path):
@@ -133,14 +161,26 @@ def test_each_task_begins_a_new_path(tmp_path):
     engine.learn(engine.stream[0])
     first = weights_of(engine.modules)
     engine.method.before_task(engine.stream[1], engine)
-    assert_close(engine.method.start.tensors(), first, atol=0)
+    assert_close(engine.method.anchor.tensors(), first, atol=0)
     assert not any(path.any() for path in engine.method.path.tensors().values())
+
+
+def test_a_weight_that_is_set_free_later_has_a_path_from_where_it_is(tmp_path):
+    engine = toy_engine(tmp_path, SI(), tasks=2, model=SmallNet())
+    frozen = engine.modules["model"].frozen
+    engine.learn(engine.stream[0])
+    frozen.requires_grad_(True)
+    engine.method.before_task(engine.stream[1], engine)
+    assert torch.equal(engine.method.anchor.tensors()["model.frozen.weight"], frozen.weight)
+    engine.learn(engine.stream[1])
+    assert engine.method.path.tensors()["model.frozen.weight"].all()
+    assert engine.method.importance.tensors()["model.frozen.weight"].max() > 0
 
 
 def test_nothing_of_a_step_is_kept_after_it(tmp_path):
     engine = toy_engine(tmp_path, SI(), tasks=2, model=SmallNet())
     engine.run()
-    assert engine.method._before == {}
+    assert engine.method._grads == []
 
 
 def test_gradients_are_noted_before_they_are_clipped(tmp_path):

@@ -186,10 +186,37 @@ def test_differences_are_taken_run_by_run(tmp_path):
     # gaps -3, -5, -4: standard deviation 1, and 4.303 is Student's t of 2 degrees of freedom
     half = 4.303 / 3**0.5
     assert ewc.difference.interval == pytest.approx((-4 - half, -4 + half), abs=1e-3)
+    assert finetune.runs_interval is not None
     line = summary_table(folders[4:7] + folders[:1])
     assert "against fine-tune" in line
     assert "-3.0" in line
     assert "−4.0 [−6.5, −1.5]" in render(folders, tmp_path).text
+
+
+def test_orders_of_a_seed_count_once_in_intervals(tmp_path):
+    values = {(1, 0): 10.0, (1, 1): 14.0, (2, 0): 13.0, (2, 1): 15.0, (3, 0): 10.0, (3, 1): 16.0}
+    folders = []
+    for (seed, order), value in values.items():
+        stream = ATTACKS if order == 0 else ATTACKS[::-1]
+        for method, extra in (("finetune", 20.0), ("ewc", value)):
+            folders.append(
+                fake_run(
+                    tmp_path / f"{method}{seed}{order}",
+                    averaging(extra),
+                    seed=seed,
+                    stream=stream,
+                    method=method,
+                    method_label=method,
+                    average_interval=[extra - order, extra + 2],
+                )
+            )
+    _, ewc = summary_rows(folders)
+    # seed means 12, 14, 13: mean 13, standard deviation 1, three seeds
+    half = 4.303 / 3**0.5
+    assert ewc.runs_interval == pytest.approx((13 - half, 13 + half), abs=1e-3)
+    assert ewc.difference.pairs == 6
+    assert ewc.difference.interval == pytest.approx((-7 - half, -7 + half), abs=1e-3)
+    assert ewc.interval == pytest.approx((13 - 0.5, 15.0)), "mean over runs of each end"
 
 
 def test_terminal_table(runs):
