@@ -27,7 +27,7 @@ lint: $(VENV)/installed-dev
 
 bench: $(VENV)/installed-core
 	for script in projector_update import_time engine_overhead method_step \
-		metrics_report data_read detector_latency; do \
+		cl_step_overhead metrics_report data_read detector_latency; do \
 		$(BIN)/python benchmarks/$$script.py || exit 1; \
 	done
 

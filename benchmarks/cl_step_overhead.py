@@ -5,8 +5,10 @@ where the methods are at work. Every side gets the same batches in the same orde
 whole gradient alike. What a method does once, at the end of a task (EWC's pass over 500 clips), is
 ``once_s``.
 
-The peer is avalanche-lib, where it is installed. Further lines without a target: EWC and LwF
-written into the loss of the bare loop, as a user without any library would.
+The peer is avalanche-lib, where it is installed, in ``others``; so are EWC and LwF written into the
+loss of the bare loop, as a user without any library would. ``floor_s`` is the bare step plus five
+times the parameters over the memory's bandwidth: what EWC reads (weights, anchor, importance,
+gradient) and writes (gradient).
 
 Before a ratio is printed the final weights are compared. The engine's FineTune, EWC and LwF must
 equal the bare loop with the penalty written out, and avalanche's Naive, LwF and EWC (given our
@@ -210,8 +212,10 @@ def compare(name: str, born: nn.Module, stream: list[Task], repeats: int) -> Non
     sides.pop("avalanche our EWC", None)
     found = interleaved(sides, repeats)
     base = statistics.median(found["bare"])
+    parameters = sum(p.numel() for p in born.parameters())
+    floor_s = base + 5 * 4 * parameters / bytes_per_second()
     sizes = {
-        "parameters": sum(p.numel() for p in born.parameters()),
+        "parameters": parameters,
         "batch": BATCH,
         "steps": len(stream[1].train) // BATCH,
     }
@@ -223,6 +227,7 @@ def compare(name: str, born: nn.Module, stream: list[Task], repeats: int) -> Non
             found[f"ours {method}"],
             found["bare"],
             TARGETS.get((name, method)),
+            floor_s=float(f"{floor_s:.4g}") if method == "EWC" else None,
             once_s=median_s(sides[f"ours {method}"].once),
             others={
                 other: {
@@ -234,6 +239,12 @@ def compare(name: str, born: nn.Module, stream: list[Task], repeats: int) -> Non
             },
             largest_difference=worst,
         )
+
+
+def bytes_per_second() -> float:
+    """Read and write bandwidth of a large copy."""
+    source, target = torch.ones(2**24), torch.ones(2**24)
+    return 2 * 4 * len(source) / min(seconds(lambda: target.copy_(source)) for _ in range(9))
 
 
 def median_s(values: list[float]) -> float | None:

@@ -55,10 +55,11 @@ class EWC(QuadraticPenalty):
     def measure(self, task: Task, engine: Engine) -> dict[str, Tensor]:
         """Return the decayed importance of earlier tasks plus this task's Fisher information."""
         data: Any = task.train
-        order = torch.randperm(len(data), generator=torch.Generator().manual_seed(task.index))
-        part = replace(task, train=data.subset(order[: self.clips].sort().values.tolist()))
+        if len(data) > self.clips:
+            order = torch.randperm(len(data), generator=torch.Generator().manual_seed(task.index))
+            task = replace(task, train=data.subset(order[: self.clips].sort().values.tolist()))
         sums = {n: torch.zeros_like(p) for n, p in trained(engine.modules).items()}
-        counts = engine.collect(part, lambda brain, batch: add_fisher(brain, batch, sums))
+        counts = engine.collect(task, lambda brain, batch: add_fisher(brain, batch, sums))
         before = self.importance.tensors()
         return {
             name: total(one) / sum(counts) + self.decay * before.get(name, torch.zeros_like(one))

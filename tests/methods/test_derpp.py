@@ -38,7 +38,8 @@ class Watched(DERpp):
     def loss(self, step):
         loss = super().loss(step)
         if step.task.index:
-            self.seen.append((loss, *self.slow_terms(step.modules["model"], step.batch)))
+            terms = self.slow_terms(step.modules["model"], step.batch)
+            self.seen.append((loss, *terms))
         return loss
 
     def slow_terms(self, model, batch):
@@ -72,8 +73,8 @@ def test_loss_is_the_weighted_sum_of_three_terms(answers, labels, replay, tmp_pa
     options = {"answers": answers, "labels": labels, "replay": replay, "capacity": 50}
     engine = trained(tmp_path, **options)
     assert len(engine.method.seen) == 8
-    assert float(engine.method.seen[0][2]) < 1e-20, "before its first step a model has not drifted"
-    assert min(float(term) for term in engine.method.seen[-1]) > 1e-5
+    assert engine.method.seen[0][2] < 1e-20, "before its first step a model has not drifted"
+    assert min(engine.method.seen[-1]) > 1e-5
     for loss, new, squares, old in engine.method.seen:
         torch.testing.assert_close(loss, new + answers * squares + labels * old)
 
