@@ -69,9 +69,15 @@ class Projector(nn.Module):
         """Absorb every row of (rows, n), as one ``absorb`` of each would, in one solve."""
         with torch.autocast(self.away.device.type, enabled=False):
             rows, away = rows.double(), self.away.double()
-            step = (away @ (rows.T @ rows)).div_(self.alpha)
-            step.diagonal().add_(1)
-            away = torch.linalg.solve(step, away)
+            if len(rows) < len(away):  # Woodbury's identity: a solve as large as the rows are many
+                seen = rows @ away
+                gram = seen @ rows.T
+                gram.diagonal().add_(self.alpha)
+                away = away.addmm(seen.T, torch.linalg.solve(gram, seen), alpha=-1)
+            else:
+                step = (away @ (rows.T @ rows)).div_(self.alpha)
+                step.diagonal().add_(1)
+                away = torch.linalg.solve(step, away)
             self.away.copy_((away + away.T) / 2)
 
     def rotate(self, grad: Tensor, angle: Tensor | float) -> Tensor:
