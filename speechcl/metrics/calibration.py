@@ -142,11 +142,9 @@ def fit_calibration(bonafide: ArrayLike, spoof: ArrayLike, prior: float = 0.5) -
         If a class is empty, a score is not finite, all scores are equal, the prior is not between
         0 and 1, or spoofed clips score as high as genuine ones on average.
 
-    Source
-    ------
-    Brümmer and du Preez 2006, linear fusion of a single system.
-    Deviates: adds 1e-6 times the square of the slope per mean absolute deviation of the scores, so
-    that the fit exists for separable classes and does not depend on the scores' unit.
+    Source: Brümmer and du Preez 2006, linear fusion of a single system. Deviates: adds 1e-6 times
+    the square of the slope per mean absolute deviation of the scores, so that the fit exists for
+    separable classes and does not depend on the scores' unit.
 
     Example
     -------
