@@ -18,6 +18,12 @@ from speechcl.method import Method, Step
 from speechcl.parallel import share, world
 from speechcl.task import Task
 
+# factor of the learning rate, by progress through a task in [0, 1)
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda progress: 1.0,
+    "cosine": lambda progress: (1 + math.cos(math.pi * progress)) / 2,
+}
+
 
 class ContinualBrain(sb.Brain):
     """One task's training; problem brains say what a forward pass, a loss and a score are.
@@ -35,6 +41,9 @@ class ContinualBrain(sb.Brain):
         The bare modules; ``self.modules`` may hold them wrapped for several processes.
     planned_steps : int
         Optimizer steps this task will take.
+    schedule : str
+        The learning rate within a task, one of ``SCHEDULES``; it multiplies what a method's
+        parameter group sets as ``lr``, or the optimizer's own times the group's ``lr_scale``.
     tasks : int
         Length of the stream, for the progress bar.
     on_start, after_epoch : Callable
@@ -52,6 +61,7 @@ class ContinualBrain(sb.Brain):
         method: Method,
         raw: nn.ModuleDict,
         planned_steps: int = 0,
+        schedule: str = "constant",
         tasks: int = 1,
         on_start: Callable[[], None] | None = None,
         after_epoch: Callable[[str, int, float], None] | None = None,
@@ -60,6 +70,7 @@ class ContinualBrain(sb.Brain):
         super().__init__(modules=raw, **kwargs)
         self.task, self.method, self.raw = task, method, raw
         self.planned_steps, self.tasks = planned_steps, tasks
+        self.schedule = SCHEDULES[schedule]
         self.on_start, self.after_epoch = on_start, after_epoch
         self.now: Step
         self.bar: tqdm | None = None
@@ -137,6 +148,9 @@ class ContinualBrain(sb.Brain):
         """Hooks, clipping over all parameters (SpeechBrain clips one group only), step."""
         self.method.after_backward(self.now)
         nn.utils.clip_grad_norm_(self.trained, self.max_grad_norm, foreach=True)
+        factor = self.schedule(self.now.index / max(self.planned_steps, 1))
+        for group in self.optimizer.param_groups:
+            group["lr"] = factor * group["full_lr"]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.optimizer_step += 1
@@ -163,6 +177,8 @@ class ContinualBrain(sb.Brain):
         """Give the optimizer what the method wants trained."""
         groups = self.method.param_groups(self.raw)
         self.optimizer = self.opt_class(groups)
+        for group in self.optimizer.param_groups:
+            group["full_lr"] = group["lr"] * group.pop("lr_scale", 1.0)
         self.trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.optimizers_dict = {"optimizer": self.optimizer}
         if self.checkpointer is not None:

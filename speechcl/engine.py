@@ -16,7 +16,7 @@ from speechbrain.utils.epoch_loop import EpochCounter
 from torch import distributed, nn
 from torch.utils.data import DataLoader, Dataset
 
-from speechcl.brain import ContinualBrain
+from speechcl.brain import SCHEDULES, ContinualBrain
 from speechcl.checkpoints import (
     AtomicCheckpointer,
     ModuleState,
@@ -49,6 +49,8 @@ class Training:
         Items a step, over all processes together.
     seed : int
         Decides order and every other draw.
+    schedule : str
+        The learning rate within a task: "constant", or "cosine" from its full value down to zero.
     workers : int
         Processes that load data.
     checkpoint_interval_s : float
@@ -67,6 +69,7 @@ class Training:
     epochs: int = 20
     batch_size: int = 32
     seed: int = 1
+    schedule: str = "constant"
     workers: int = 0
     checkpoint_interval_s: float = 30.0
     task_known: bool = False
@@ -77,6 +80,9 @@ class Training:
             raise ValueError(
                 f"epochs is {self.epochs} and batch_size {self.batch_size}: both must be at least 1"
             )
+        if self.schedule not in SCHEDULES:
+            known = " or ".join(SCHEDULES)
+            raise ValueError(f"schedule is '{self.schedule}': choose {known}")
 
 
 class Engine:
@@ -193,10 +199,11 @@ class Engine:
             self.method.before_task(task, self)
         self.method.to(self.device)
         self.modules.to(self.device)
-        if any(p.requires_grad for p in self.modules.parameters()):
+        trained = sum(p.numel() for p in self.modules.parameters() if p.requires_grad)
+        if trained:
             self._fit(task, watch)
         self.method.after_task(task, self)
-        done = self._keeper(task, seconds=watch.seconds, done=True)
+        done = self._keeper(task, seconds=watch.seconds, done=True, trained=trained)
         done.save_and_keep_only()
         self.folder.event("task_end", task=task.name, seconds=round(watch.seconds(), 2))
 
@@ -224,9 +231,7 @@ class Engine:
         self.evaluator = self._brain(task)
         self.modules.eval()
         found = []
-        data: Any = self.method.train_set(task, self.stream)
-        if hasattr(data, "plain"):  # crops and augmentation of an epoch would not survive a resume
-            data = data.plain()
+        data = plain(self.method.train_set(task, self.stream))
         for number, batch in enumerate(self._loader(data)):
             if number % processes == rank:
                 found.append((number, fn(self.evaluator, self.evaluator.to_device(batch))))
@@ -236,10 +241,14 @@ class Engine:
             found = sorted((pair for part in parts for pair in part), key=lambda pair: pair[0])
         return [value for _, value in found]
 
+    def probe(self, task: Task) -> tuple[ContinualBrain, Any]:
+        """Return a brain and the first batch of a task's plain training data, to try things on."""
+        self.evaluator = self._brain(task)
+        return self.evaluator, self.evaluator.to_device(next(iter(self._loader(plain(task.train)))))
+
     def results(self, progress: dict[str, Any]) -> dict[str, Any]:
         """Put together results.json."""
         matrix, better = progress["matrix"], self.evaluator.higher_is_better
-        trained = sum(p.numel() for p in self.modules.parameters() if p.requires_grad)
         return {
             "schema": SCHEMA_VERSION,
             "recipe": "library",
@@ -252,7 +261,7 @@ class Engine:
             "zero_shot": progress["zero_shot"],
             "summary": continual_summary(matrix, better, progress["zero_shot"]),
             "average_interval": progress["average_interval"],
-            "trainable_parameters": trained,
+            "trainable_parameters": progress["trainable_parameters"],
             "memory_bytes": self.method.memory_bytes(self.stream),
             "train_seconds": progress["train_seconds"],
             "peak_rss_mb": peak_rss_mb(),
@@ -270,6 +279,7 @@ class Engine:
         found = self._keeper(task).find_checkpoint()
         progress["matrix"].append(values)
         progress["train_seconds"].append(round(found.meta["seconds"], 3))
+        progress["trainable_parameters"] = found.meta["trained"]
         if task is self.stream[-1]:
             progress["average_interval"] = self.evaluator.average_interval(pairs)
         self.folder.keep_progress(progress)
@@ -306,6 +316,7 @@ class Engine:
             opt_class=self.training.optimizer,
             checkpointer=keeper,
             planned_steps=self.training.epochs * len(batches),
+            schedule=self.training.schedule,
             on_start=lambda: keep(None),
             after_epoch=after_epoch,
         )
@@ -323,12 +334,21 @@ class Engine:
         brain.close()
 
     def _keeper(
-        self, task: Task, seconds: Callable[[], float] = float, done: bool = False
+        self,
+        task: Task,
+        seconds: Callable[[], float] = float,
+        done: bool = False,
+        trained: int = 0,
     ) -> AtomicCheckpointer:
         return AtomicCheckpointer(
             self.folder.save / f"task_{task.index:02d}",
             {"modules": ModuleState(self.modules), "method": ModuleState(self.method)},
-            lambda: {"structure": self.method.structure(), "seconds": seconds(), "done": done},
+            lambda: {
+                "structure": self.method.structure(),
+                "seconds": seconds(),
+                "done": done,
+                "trained": trained,
+            },
         )
 
     def _brain(self, task: Task, **kwargs: Any) -> ContinualBrain:
@@ -346,6 +366,17 @@ class Engine:
             raise ValueError("every task needs test data to be measured on: give Task(test=...)")
         collate = getattr(data, "collate", None)
         return DataLoader(data, batch_size=max(64, self.training.batch_size), collate_fn=collate)
+
+
+def plain(data: Any) -> Any:
+    """Return data as they are: an epoch's crops and augmentation would not survive a resume.
+
+    Example
+    -------
+    >>> plain([1, 2])
+    [1, 2]
+    """
+    return data.plain() if hasattr(data, "plain") else data
 
 
 def _agreed(decision: bool) -> bool:

@@ -13,7 +13,7 @@ from speechcl.brains import DetectionBrain
 from speechcl.data.features import FeatureSet
 from speechcl.engine import Engine, Training
 from speechcl.method import Method
-from speechcl.methods import ER, EWC, OWM, RAWM, RWM, SI, DERpp, FineTune, Joint, LwF
+from speechcl.methods import ER, EWC, OWM, RAWM, RWM, SI, DERpp, FineTune, Joint, LoRA, LwF
 from speechcl.task import Task, make_stream
 
 # Every method joins the conformance tests by a row here.
@@ -31,6 +31,13 @@ METHODS: dict[str, Callable[[], Method]] = {
     "RWM auto": lambda: RWM(compact="auto"),
     "RWM official": lambda: RWM(mode="official"),
 }
+
+# Methods that train adapters in a frozen ToyNet, and its classifier with them.
+ADAPTED = {"targets": ["convolution", "hidden"], "train": "classify.*"}
+ADAPTER_METHODS: dict[str, Callable[[], Method]] = {
+    "LoRA": lambda: LoRA(**ADAPTED, rank=2),
+}
+METHODS |= ADAPTER_METHODS
 
 WIDTH = 8
 
@@ -122,4 +129,13 @@ def same(a: dict, b: dict) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-__all__ = ["METHODS", "StatisticsNet", "ToyNet", "same", "toy_engine", "toy_stream", "weights"]
+__all__ = [
+    "ADAPTER_METHODS",
+    "METHODS",
+    "StatisticsNet",
+    "ToyNet",
+    "same",
+    "toy_engine",
+    "toy_stream",
+    "weights",
+]
