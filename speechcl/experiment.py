@@ -235,8 +235,8 @@ def _sizes(stream: Sequence[Task]) -> dict[str, Any]:
 
 
 def _count(data: Any) -> dict[str, int]:
-    genuine = int(data.is_bonafide.sum())
-    return {"bonafide": genuine, "spoof": len(data) - genuine}
+    """Count the items by class where they have classes."""
+    return data.counts() if hasattr(data, "counts") else {"items": len(data)}
 
 
 def _steps(run_opts: Mapping[str, Any]) -> bool:

@@ -17,6 +17,7 @@ from speechcl.data.files import atomic_path
 
 SCHEMA_VERSION = 1
 SCORE_COLUMNS = ("test_task", "ID", "label", "attack", "speaker", "score")
+PREDICTION_COLUMNS = ("test_task", "ID", "label", "predicted", "speaker")
 SUMMARY_FIELDS = ("average", "forgetting", "backward_transfer", "forward_transfer")
 
 
@@ -181,6 +182,36 @@ def write_scores(path: Path | str, rows: Iterable[Mapping[str, Any]]) -> Path:
         score = float(row["score"])
         _check_score(f"{path}, row {number}", str(row["label"]), score)
         writer.writerow([*(row[column] for column in SCORE_COLUMNS[:-1]), repr(score)])
+    return write_text_atomically(path, buffer.getvalue())
+
+
+def write_predictions(path: Path | str, rows: Iterable[Mapping[str, Any]]) -> Path:
+    """Write what a classifier took every test clip for after a task, as CSV.
+
+    Arguments
+    ---------
+    path : Path or str
+        File to write, by custom ``predictions/task_NN.csv``.
+    rows : iterable of dict
+        Each with ``test_task``, ``ID``, ``label`` (the clip's class), ``predicted`` and
+        ``speaker``.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Example
+    -------
+    >>> row = {"test_task": "one_two", "ID": "a1", "label": "one", "predicted": "two"}
+    >>> file = getfixture("tmp_path") / "task_00.csv"
+    >>> write_predictions(file, [{**row, "speaker": "ann"}]).read_text().splitlines()[1]
+    'one_two,a1,one,two,ann'
+    """
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, PREDICTION_COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
     return write_text_atomically(path, buffer.getvalue())
 
 

@@ -14,13 +14,19 @@ from typing import Any
 
 from speechbrain.utils.distributed import if_main_process
 
-from speechcl.results import read_results, write_results, write_scores, write_text_atomically
+from speechcl.results import (
+    read_results,
+    write_predictions,
+    write_results,
+    write_scores,
+    write_text_atomically,
+)
 
 PACKAGES = ("speechcl", "torch", "torchaudio", "speechbrain", "numpy")
 
 
 class RunFolder:
-    """What a run writes: train_log.txt, events.jsonl, scores/, results.json and save/.
+    """What a run writes: train_log.txt, events.jsonl, scores/ or predictions/, results.json, save/.
 
     Only the main process of several writes.
 
@@ -75,9 +81,14 @@ class RunFolder:
             write_text_atomically(self.save / "progress.json", json.dumps(progress))
 
     def keep_scores(self, task_index: int, rows: Sequence[dict]) -> None:
-        """Write scores/task_NN.csv."""
-        if self.is_main and rows:
-            write_scores(self.path / "scores" / f"task_{task_index:02d}.csv", rows)
+        """Write scores/task_NN.csv, or predictions/task_NN.csv where classes were predicted."""
+        if not self.is_main or not rows:
+            return
+        name = f"task_{task_index:02d}.csv"
+        if "predicted" in rows[0]:
+            write_predictions(self.path / "predictions" / name, rows)
+        else:
+            write_scores(self.path / "scores" / name, rows)
 
     def has_results(self) -> bool:
         """Whether the run has ended."""

@@ -8,12 +8,29 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from speechcl.adapters import RankPolicy
 from speechcl.backbones import StatisticsNet
 from speechcl.brains import DetectionBrain
 from speechcl.data.features import FeatureSet
 from speechcl.engine import Engine, Training
+from speechcl.memory import KeyRetriever, StatisticsEncoder
 from speechcl.method import Method
-from speechcl.methods import ER, EWC, OWM, RAWM, RWM, SI, DERpp, FineTune, Joint, LoRA, LwF
+from speechcl.methods import (
+    ER,
+    EWC,
+    OSFT,
+    OWM,
+    RAWM,
+    RWM,
+    SI,
+    SLM,
+    DERpp,
+    FineTune,
+    Joint,
+    LoRA,
+    LwF,
+    MoRA,
+)
 from speechcl.task import Task, make_stream
 
 # Every method joins the conformance tests by a row here.
@@ -36,6 +53,17 @@ METHODS: dict[str, Callable[[], Method]] = {
 ADAPTED = {"targets": ["convolution", "hidden"], "train": "classify.*"}
 ADAPTER_METHODS: dict[str, Callable[[], Method]] = {
     "LoRA": lambda: LoRA(**ADAPTED, rank=2),
+    "MoRA": lambda: MoRA(**ADAPTED, rank=2, active=3),
+    "OSFT": lambda: OSFT(**ADAPTED),
+    "OSFT dense": lambda: OSFT(**ADAPTED, policy=RankPolicy.fixed(0.5), mode="dense"),
+    "OSFT factored": lambda: OSFT(**ADAPTED, policy=RankPolicy.fixed(0.5), mode="factored"),
+    "SLM": lambda: SLM(
+        **ADAPTED,
+        encoder=StatisticsEncoder(),
+        retriever=KeyRetriever(groups=1, slots=2, retrieved=2),
+        rank=2,
+        key_steps=20,
+    ),
 }
 METHODS |= ADAPTER_METHODS
 

@@ -5,7 +5,12 @@ from speechcl.adapters.files import AdapterState
 from speechcl.adapters.fingerprint import base_fingerprint
 from speechcl.adapters.layer import Adapter, AdapterLayer, WeightShape
 from speechcl.adapters.lora import LoRA
+from speechcl.adapters.mixture_of_ranks import AtomUsage, MixtureOfRanks, atom_usage
+from speechcl.adapters.rank_selective import RankSelectiveLoRA
 from speechcl.adapters.reachability import check_reachable
+from speechcl.adapters.retrieved_bank import RetrievedBank, slot_weights
+from speechcl.adapters.subspace import RankPolicy
+from speechcl.adapters.subspace_core import SubspaceCore
 from speechcl.adapters.surgery import (
     AdapterInfo,
     InsertReport,
@@ -25,13 +30,20 @@ __all__ = [
     "AdapterInfo",
     "AdapterLayer",
     "AdapterState",
+    "AtomUsage",
     "Bottleneck",
     "InsertReport",
     "LoRA",
+    "MixtureOfRanks",
+    "RankPolicy",
+    "RankSelectiveLoRA",
+    "RetrievedBank",
+    "SubspaceCore",
     "WeightShape",
     "activate",
     "adapter_layers",
     "adapter_parameters",
+    "atom_usage",
     "attach",
     "base_fingerprint",
     "check_reachable",
@@ -40,4 +52,5 @@ __all__ = [
     "list_adapters",
     "merge",
     "remove",
+    "slot_weights",
 ]

@@ -8,7 +8,6 @@ instead of calling the module, as fused attention does, gets the adapted weight.
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import torch
@@ -16,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd
 
+from speechcl.adapters.kept import KeptWeight, wants_gradient
 from speechcl.adapters.layer import AdapterLayer, add_branch
-from speechcl.adapters.matrices import as_matrix, as_weight, is_transposed_linear, slots_of
+from speechcl.adapters.matrices import as_matrix, as_weight, slots_of, transposed_linears
 
 MARK = "@"  # before an adapter's name: "type" or "float" would clash with a module's attributes
 
@@ -26,26 +26,28 @@ class Adapted:
     """Mixin of a module that serves adapters.
 
     ``adapters`` maps the marked name of an adapter to its layers by slot. ``serving`` names the
-    adapters that act, in order.
+    adapters that act, in order. The names of all members must not be ones that modules use.
     """
 
     adapters: Any
     serving: tuple[str, ...]
     base_class: type
 
-    def layers(self, slot: str) -> list[AdapterLayer]:
+    def acting_layers(self, slot: str) -> list[AdapterLayer]:
         """Return the layers of a slot that act."""
-        found = (self.adapters[MARK + name] for name in self.serving)
+        # not through nn.Module's attributes, which are slow next to a small layer
+        adapters = self._modules["adapters"]._modules  # type: ignore[attr-defined]
+        found = (adapters[MARK + name]._modules for name in self.serving)
         return [layers[slot] for layers in found if slot in layers]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Compute with the adapted weights, then let adapters of the output act."""
-        output = self.forward_weights(*args, **kwargs)
-        for layer in self.layers("output"):
+        output = self.forward_adapted(*args, **kwargs)
+        for layer in self.acting_layers("output"):
             output = layer(output)
         return output
 
-    def forward_weights(self, *args: Any, **kwargs: Any) -> Any:
+    def forward_adapted(self, *args: Any, **kwargs: Any) -> Any:
         """Compute as the module's own class does; the weights it reads are the adapted ones."""
         return super().forward(*args, **kwargs)  # type: ignore[misc]
 
@@ -56,35 +58,40 @@ class Adapted:
                 return place[attribute]
         return getattr(super(), attribute)  # a parametrisation
 
-    def folded(self, attribute: str, skip: tuple[AdapterLayer, ...] = ()) -> Any:
+    def folded_weight(self, attribute: str, skip: tuple[AdapterLayer, ...] = ()) -> Any:
         """Return a weight with the acting adapters in it, except those to skip.
 
         Where no gradient is wanted, the sum is kept until a tensor that it rests on changes.
         """
         module: Any = self
-        slots = {n: s for n, s in slots_of(module).items() if s.attribute == attribute}
-        chosen = {n: [one for one in self.layers(n) if one not in skip] for n in slots}
-        changes = [layer for layers in chosen.values() for layer in layers]
+        chosen = {
+            name: (place.rows, [one for one in self.acting_layers(name) if one not in skip])
+            for name, place in slots_of(module).items()
+            if place.attribute == attribute
+        }
+        changes = [layer for _, layers in chosen.values() for layer in layers]
         if not changes:
             return self.base_tensor(attribute)
         self._check_mergeable(changes)
-        state = _state(module, changes)
-        kept = self.__dict__.get("_kept")
-        if kept is not None and state is not None and kept[0] == (attribute, *state):
-            return kept[1]
-        keeps = state is not None
+        weights = self.__dict__.setdefault("kept_weights", {})
+        basis = _tensors_behind(module, changes)
+        if wants_gradient(basis):
+            weights.clear()  # some optimizers write through .data, which leaves no trace
+            return self._fold(attribute, chosen)
+        if not KeptWeight.can_rest_on(basis):
+            return self._fold(attribute, chosen)
+        if attribute not in weights or not weights[attribute].rests_on(basis):
+            with torch.inference_mode(False), torch.no_grad():
+                weights[attribute] = KeptWeight(self._fold(attribute, chosen), basis)
+        return weights[attribute].weight
+
+    def _fold(self, attribute: str, chosen: dict[str, tuple[slice, list[AdapterLayer]]]) -> Tensor:
+        module: Any = self
         weight = self.base_tensor(attribute)
-        with (
-            torch.inference_mode(torch.is_inference_mode_enabled() and not keeps),
-            torch.set_grad_enabled(torch.is_grad_enabled() and not keeps),
-            torch.autocast(weight.device.type, enabled=False),
-        ):
+        with torch.autocast(weight.device.type, enabled=False):
             matrix = as_matrix(module, weight)
-            parts = [fold(matrix[slots[name].rows], layers) for name, layers in chosen.items()]
-            weight = as_weight(module, parts[0] if len(parts) == 1 else torch.cat(parts), weight)
-        if state is not None:
-            self.__dict__["_kept"] = ((attribute, *state), weight)
-        return weight
+            parts = [fold(matrix[rows], layers) for rows, layers in chosen.values()]
+            return as_weight(module, parts[0] if len(parts) == 1 else torch.cat(parts), weight)
 
     def _check_mergeable(self, layers: list[AdapterLayer]) -> None:
         for layer in layers:
@@ -100,23 +107,23 @@ class Adapted:
         return _blank, (self.base_class,), self.__getstate__()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the kept weight behind."""
-        return {name: value for name, value in self.__dict__.items() if name != "_kept"}
+        """Leave the kept weights behind."""
+        return {name: value for name, value in self.__dict__.items() if name != "kept_weights"}
 
 
 class AdaptedLinear(Adapted):
     """Linear layers: low-rank changes run beside the weight, which is cheaper than a new weight."""
 
-    def forward_weights(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward_adapted(self, input: Tensor) -> Tensor:  # type: ignore[override]
         """Compute the linear map and its branches."""
-        inputs = x.numel() // x.shape[-1]
-        branches = tuple(one for one in self.layers("weight") if one.branches(inputs))
-        y = self.linear(x, self.folded("weight", skip=branches))
+        inputs = input.numel() // max(input.shape[-1], 1)
+        branches = tuple(one for one in self.acting_layers("weight") if one.branches(inputs))
+        y = self.linear_map(input, self.folded_weight("weight", skip=branches))
         for layer in branches:
-            y = add_branch(y, x, layer)
+            y = add_branch(y, input, layer)
         return y
 
-    def linear(self, x: Tensor, weight: Tensor) -> Tensor:
+    def linear_map(self, x: Tensor, weight: Tensor) -> Tensor:
         """Compute the plain linear map."""
         return functional.linear(x, weight, self.bias)  # type: ignore[attr-defined]
 
@@ -124,7 +131,11 @@ class AdaptedLinear(Adapted):
 class AdaptedTransposedLinear(AdaptedLinear):
     """A linear layer of transformers that keeps its weight as (inputs, outputs)."""
 
-    def linear(self, x: Tensor, weight: Tensor) -> Tensor:
+    def forward_adapted(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        """Compute the linear map and its branches; the argument is named as in the layer's own."""
+        return super().forward_adapted(x)
+
+    def linear_map(self, x: Tensor, weight: Tensor) -> Tensor:
         """Compute the plain linear map, by the same call as the layer's own."""
         y = torch.addmm(self.bias, x.reshape(-1, x.shape[-1]), weight)  # type: ignore[attr-defined]
         return y.view(*x.shape[:-1], y.shape[-1])
@@ -133,15 +144,15 @@ class AdaptedTransposedLinear(AdaptedLinear):
 class AdaptedConvolution(Adapted):
     """Convolutions: a new weight costs little beside it, and is right for every kind of them."""
 
-    def forward_weights(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward_adapted(self, input: Tensor) -> Tensor:  # type: ignore[override]
         """Compute the convolution, and the branches of adapters that depend on the input."""
         module: Any = self
-        branches = tuple(one for one in self.layers("weight") if not one.mergeable)
-        y = module._conv_forward(x, self.folded("weight", skip=branches), module.bias)
+        branches = tuple(one for one in self.acting_layers("weight") if not one.mergeable)
+        y = module._conv_forward(input, self.folded_weight("weight", skip=branches), module.bias)
         channel = -1 - len(module.kernel_size)
         for layer in branches:
             down = layer.down().view(-1, *self.base_tensor("weight").shape[1:])
-            z = module._conv_forward(x, down, None).movedim(channel, -1)
+            z = module._conv_forward(input, down, None).movedim(channel, -1)
             y = y + functional.linear(layer.mix(z), layer.up()).movedim(-1, channel)
         return y
 
@@ -194,48 +205,38 @@ def adapt(module: nn.Module) -> None:
 def restore(module: nn.Module) -> None:
     """Give a module that has no adapter any more its own class back."""
     del module.adapters, module.serving
-    module.__dict__.pop("_kept", None)
+    module.__dict__.pop("kept_weights", None)
     module.__class__ = module.base_class  # type: ignore[assignment]
 
 
-@torch.no_grad()
-def write_base(module: nn.Module, attribute: str, weight: Tensor) -> None:
-    """Write a weight into the base for good, through weight normalisation where there is any."""
-    parameters: dict[str, Any] = module._parameters
-    if attribute in parameters:
-        parameters[attribute].copy_(weight)
-    elif attribute + "_g" in parameters:  # torch.nn.utils.weight_norm: W = g V / |V|
-        hooks = (hook for hook in module._forward_pre_hooks.values() if hasattr(hook, "dim"))
-        dim = next(hooks).dim
-        parameters[attribute + "_v"].copy_(weight)
-        parameters[attribute + "_g"].copy_(torch.norm_except_dim(weight, 2, dim))
-        module.__dict__[attribute] = weight
-    else:  # a parametrisation with a right inverse
-        setattr(module, attribute, weight)
-
-
-@cache
 def _adapted_class(base: Any) -> Any:
-    """Make the subclass; where the forward pass is not the stock one, only weights are adapted."""
+    """Return the subclass; where the forward pass is not the stock one, only weights are adapted.
+
+    A class that is in use already is found again. Parametrised modules have a class each, which
+    a cache would keep alive for ever.
+    """
+    for made in base.__subclasses__():
+        if issubclass(made, Adapted):
+            return made
     mixin: type = Adapted
     attributes: tuple[str, ...] = ()
     if issubclass(base, nn.MultiheadAttention):
         attributes = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
-    elif issubclass(base, nn.Linear | _ConvNd) or is_transposed_linear(base):
+    elif issubclass(base, (nn.Linear, _ConvNd, *transposed_linears())):
         attributes = ("weight",)
-    if is_transposed_linear(base):
-        mixin = AdaptedTransposedLinear
-    elif base.forward is nn.Linear.forward:
+    if base.forward is nn.Linear.forward:
         mixin = AdaptedLinear
     elif base.forward in (nn.Conv1d.forward, nn.Conv2d.forward):
         mixin = AdaptedConvolution
+    elif base.forward in [one.forward for one in transposed_linears()]:
+        mixin = AdaptedTransposedLinear
     weights = {attribute: _adapted_weight(attribute) for attribute in attributes}
     return type(f"Adapted{base.__name__}", (mixin, base), {"base_class": base, **weights})
 
 
 def _adapted_weight(attribute: str) -> property:
     def read(self: Any) -> Any:
-        return self.folded(attribute)
+        return self.folded_weight(attribute)
 
     def write(self: Any, value: Any) -> None:
         inherited = getattr(self.base_class, attribute, None)
@@ -255,18 +256,19 @@ def _blank(base: Any) -> Any:
     return made.__new__(made)
 
 
-def _state(module: nn.Module, layers: list[AdapterLayer]) -> tuple | None:
-    """Name the present values of all that a folded weight rests on; None if it is not to be kept.
+def _tensors_behind(module: nn.Module, layers: list[AdapterLayer]) -> list[Tensor]:
+    """List all that a folded weight rests on.
 
-    The base's tensors are compared before weight normalisation, which makes new ones every time.
+    Of the base these are the tensors that are stored: weight normalisation computes a new weight
+    from them every time.
     """
-    tensors: list[Tensor] = [p for p in module._parameters.values() if p is not None]
-    if "parametrizations" in module._modules:
-        tensors += list(module._modules["parametrizations"].parameters())  # type: ignore[union-attr]
+    chains = module._modules.get("parametrizations")
+    holders = [module, *(() if chains is None else chains.modules())]
     for layer in layers:
-        tensors += [*layer.parameters(), *layer.buffers()]
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
-        return None
-    if any(tensor.is_inference() for tensor in tensors):
-        return None
-    return tuple((id(t), t.data_ptr(), t._version, t.dtype, t.device) for t in tensors)
+        holders += layer.modules()
+    return [
+        tensor
+        for holder in holders
+        for tensor in (*holder._parameters.values(), *holder._buffers.values())
+        if tensor is not None
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,7 +50,7 @@ class Bottleneck(Adapter):
 
     def __post_init__(self) -> None:
         check_rank(self.units)
-        if self.kernel < 1 or self.kernel % 2 == 0:
+        if not isinstance(self.kernel, int) or self.kernel < 1 or self.kernel % 2 == 0:
             raise ValueError(f"kernel is {self.kernel}: give an odd number of frames")
         if self.activation not in _ACTIVATIONS:
             known = ", ".join(_ACTIVATIONS)
@@ -63,6 +64,13 @@ class Bottleneck(Adapter):
                 "set kernel=1, or target one-dimensional convolutions"
             )
         return BottleneckLayer(self, shape)
+
+    def remake(self, shape: WeightShape, tensors: Mapping[str, Tensor]) -> AdapterLayer:
+        """Return a layer of the size that saved tensors have."""
+        units = len(tensors["reduce"])
+        if units != self.units or tensors["reduce"].numel() != units * shape.rows * self.kernel:
+            raise ValueError(f"its tensors are not those of {self.units} units")
+        return self.make(shape)
 
 
 class BottleneckLayer(AdapterLayer):

@@ -119,11 +119,12 @@ def _spec(file: Path, kind: str, config: str) -> Adapter:
         for name in adapters.__all__
         if isinstance(getattr(adapters, name), type)
         and issubclass(getattr(adapters, name), Adapter)
+        and name != "Adapter"
     }
     if kind not in known:
         raise ValueError(f"{file}: holds a '{kind}', not one of {', '.join(known)}")
     try:
         values: Any = json.loads(config)
         return known[kind](**values)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{file}: the configuration of its {kind} is broken: {error}") from error

@@ -15,9 +15,10 @@ from torch.nn import functional
 class WeightShape(NamedTuple):
     """A weight seen as a matrix: ``rows`` outputs, ``columns`` inputs, whatever its layer is.
 
-    ``like`` is a tensor whose dtype and device new parameters take. ``groups`` counts the blocks of
-    rows that hear different inputs (grouped convolutions). ``dimensions`` counts the axes behind
-    the channels: 0 for linear layers, 1 for one-dimensional convolutions, 2 for two.
+    ``like`` is the weight, as this matrix; new parameters take its dtype and device. ``groups``
+    counts the blocks of rows that hear different inputs (grouped convolutions; transposed ones
+    have blocks of columns, ``by_columns``). ``dimensions`` counts the axes behind the channels: 0
+    for linear layers, 1 for one-dimensional convolutions, 2 for two. ``path`` names the module.
     """
 
     rows: int
@@ -25,6 +26,8 @@ class WeightShape(NamedTuple):
     like: Tensor
     groups: int = 1
     dimensions: int = 0
+    by_columns: bool = False
+    path: str = ""
 
 
 class AdapterLayer(nn.Module):
@@ -75,7 +78,11 @@ class Adapter:
         raise NotImplementedError(f"{type(self).__name__} has no make")
 
     def remake(self, shape: WeightShape, tensors: Mapping[str, Tensor]) -> AdapterLayer:
-        """Return a layer of the size that saved tensors have; they are loaded afterwards."""
+        """Return a layer of the size that saved tensors have; they are loaded afterwards.
+
+        Files come from anywhere: what this layer takes in memory must be bounded by the tensors,
+        not by the description.
+        """
         return self.make(shape)
 
 
@@ -133,4 +140,5 @@ def add_branch(y: Tensor, x: Tensor, layer: AdapterLayer) -> Tensor:
     # one call that multiplies and adds: a separate sum would read and write y again
     if y.dtype != z.dtype:
         return y + functional.linear(z, layer.up()).to(y.dtype)
-    return torch.addmm(y.flatten(0, -2), z.flatten(0, -2), layer.up().t()).view(y.shape)
+    rows = y.reshape(-1, y.shape[-1])
+    return torch.addmm(rows, z.reshape(len(rows), -1), layer.up().t()).view(y.shape)

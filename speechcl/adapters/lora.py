@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -24,7 +25,7 @@ class LoRA(Adapter):
     Arguments
     ---------
     rank : int
-        Rank of the update.
+        Rank of the update; of smaller weights, such as those of depthwise convolutions, their own.
     alpha : float, optional
         Its scale is ``alpha / rank``; by default 1.
 
@@ -47,26 +48,31 @@ class LoRA(Adapter):
 
     def __post_init__(self) -> None:
         check_rank(self.rank)
+        if self.alpha is not None and not math.isfinite(self.alpha):
+            raise ValueError(f"alpha is {self.alpha}: give a finite number")
+
+    @property
+    def scale(self) -> float:
+        """Return what the product of B and A is multiplied by."""
+        return 1.0 if self.alpha is None else self.alpha / self.rank
 
     def make(self, shape: WeightShape) -> AdapterLayer:
-        """Return a fresh layer; its rank is at most that of the weight."""
-        return LoRALayer(self, shape)
+        """Return a fresh layer."""
+        return LoRALayer(min(self.rank, shape.rows, shape.columns), self.scale, shape)
 
     def remake(self, shape: WeightShape, tensors: Mapping[str, Tensor]) -> AdapterLayer:
         """Return a layer of the rank that saved tensors have, which files may vary by layer."""
-        rank = len(tensors["lora_down"])
-        alpha = None if self.alpha is None else self.alpha * rank / self.rank
-        return replace(self, rank=rank, alpha=alpha).make(shape)
+        return LoRALayer(len(tensors["lora_down"]), self.scale, shape)
 
 
 class LoRALayer(AdapterLayer):
     """One layer's A (``lora_down``) and B (``lora_up``)."""
 
-    def __init__(self, spec: LoRA, shape: WeightShape) -> None:
+    def __init__(self, rank: int, scale: float, shape: WeightShape) -> None:
         super().__init__()
-        self.scale = 1.0 if spec.alpha is None else spec.alpha / spec.rank
-        self.lora_down = fresh_down(spec.rank, shape)
-        self.lora_up = zero_up(spec.rank, shape)
+        self.scale = scale
+        self.lora_down = fresh_down(rank, shape)
+        self.lora_up = zero_up(rank, shape)
 
     def down(self) -> Tensor:
         """Return A, shape (rank, columns)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
@@ -40,15 +40,18 @@ def slots_of(module: nn.Module) -> dict[str, Slot]:
             one: Slot("in_proj_weight", slice(start, start + width))
             for one, start in starts.items()
         }
-    if isinstance(module, nn.Linear | _ConvNd) or is_transposed_linear(type(module)):
+    if isinstance(module, (nn.Linear, _ConvNd, *transposed_linears())):
         return WEIGHT
     return {}
 
 
-def is_transposed_linear(kind: type) -> bool:
-    """Say whether this is transformers' ``Conv1D``, a linear layer that keeps W transposed."""
-    utilities = sys.modules.get("transformers.pytorch_utils")  # not imported: it cannot be one
-    return utilities is not None and issubclass(kind, utilities.Conv1D)
+def transposed_linears() -> tuple[Any, ...]:
+    """Return transformers' ``Conv1D``, a linear layer that keeps W transposed; or nothing.
+
+    Where transformers is not imported, nothing can be one.
+    """
+    utilities = sys.modules.get("transformers.pytorch_utils")
+    return () if utilities is None else (utilities.Conv1D,)
 
 
 def as_matrix(module: nn.Module, weight: Tensor) -> Tensor:
@@ -64,7 +67,7 @@ def as_matrix(module: nn.Module, weight: Tensor) -> Tensor:
         return weight.flatten(1).t()
     if isinstance(module, _ConvNd):
         return weight.flatten(1)
-    return weight.t() if is_transposed_linear(type(module)) else weight
+    return weight.t() if isinstance(module, transposed_linears()) else weight
 
 
 def as_weight(module: nn.Module, matrix: Tensor, like: Tensor) -> Tensor:
@@ -73,7 +76,7 @@ def as_weight(module: nn.Module, matrix: Tensor, like: Tensor) -> Tensor:
         return matrix.t().reshape(like.shape)
     if isinstance(module, _ConvNd):
         return matrix.reshape(like.shape)
-    return matrix.t() if is_transposed_linear(type(module)) else matrix
+    return matrix.t() if isinstance(module, transposed_linears()) else matrix
 
 
 def shape_of(module: nn.Module, weight: Tensor) -> WeightShape:
@@ -86,8 +89,9 @@ def shape_of(module: nn.Module, weight: Tensor) -> WeightShape:
     >>> shape.rows, shape.columns, shape.groups, shape.dimensions
     (4, 3, 4, 1)
     """
-    rows, columns = as_matrix(module, weight).shape
-    return WeightShape(rows, columns, weight.detach(), *_layout(module))
+    matrix = as_matrix(module, weight).detach()
+    rows, columns = matrix.shape
+    return WeightShape(rows, columns, matrix, *_layout(module))
 
 
 def output_shape_of(module: nn.Module) -> WeightShape | None:
@@ -99,15 +103,15 @@ def output_shape_of(module: nn.Module) -> WeightShape | None:
     (4, None)
     """
     for name in ("out_features", "out_channels", "embed_dim", "nf", "normalized_shape"):
-        if hasattr(module, name):
-            width = getattr(module, name)
-            width = width if isinstance(width, int) else width[-1]
-            like = next(module.parameters()).detach()
-            return WeightShape(width, width, like, *_layout(module))
+        width = getattr(module, name, None)
+        width = width[-1] if isinstance(width, tuple) and width else width
+        like = next(module.parameters(), None)
+        if isinstance(width, int) and like is not None:
+            return WeightShape(width, width, like.detach(), *_layout(module))
     return None
 
 
-def _layout(module: nn.Module) -> tuple[int, int]:
+def _layout(module: nn.Module) -> tuple[int, int, bool]:
     if isinstance(module, _ConvNd):
-        return module.groups, len(module.kernel_size)
-    return 1, 0
+        return module.groups, len(module.kernel_size), isinstance(module, _ConvTransposeNd)
+    return 1, 0, False

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import difflib
-import fnmatch
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from speechcl.adapters.adapted import MARK, Adapted, adapt, can_branch, fold, restore, write_base
+from speechcl.adapters.adapted import MARK, adapt, restore
 from speechcl.adapters.files import AdapterState
 from speechcl.adapters.fingerprint import base_fingerprint
-from speechcl.adapters.layer import Adapter, AdapterLayer, WeightShape
-from speechcl.adapters.matrices import as_matrix, as_weight, output_shape_of, shape_of, slots_of
+from speechcl.adapters.layer import Adapter
+from speechcl.adapters.merging import check_mergeable, merge_into
 from speechcl.adapters.reachability import call, check_reachable
-
-Layers = dict[str, dict[str, AdapterLayer]]  # of one adapter: by module and slot
+from speechcl.adapters.targets import Layers, check_places, find_targets, kind_of, remake_layers
 
 
 @dataclass(frozen=True)
@@ -65,10 +62,24 @@ class AdapterInfo:
 
 @dataclass
 class _Record:
-    """What a model remembers of an adapter that it serves."""
+    """What a model remembers of one adapter: also where it is, by path."""
 
     spec: Adapter
     fingerprint: str
+    places: dict[str, Any]
+
+
+@dataclass
+class _Book:
+    """What a model remembers of its adapters.
+
+    ``serving`` names those that act. ``froze`` names the parameters that are to be trainable again
+    in the end; not the parameters themselves, which may be replaced meanwhile.
+    """
+
+    records: dict[str, _Record] = field(default_factory=dict)
+    serving: tuple[str, ...] = ()
+    froze: set[str] = field(default_factory=set)
 
 
 def insert(
@@ -111,6 +122,7 @@ def insert(
 
     Example
     -------
+    >>> import torch
     >>> from speechcl.adapters import LoRA
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> print(insert(net, LoRA(rank=2), targets="*", example=torch.ones(1, 4)))
@@ -119,19 +131,21 @@ def insert(
     _check_name(name)
     _check_free(model, name)
     _check_switch(model)
-    found, skipped = _find(model, targets, adapter)
+    found, skipped = find_targets(model, targets, adapter)
     layers = {
         path: {slot: adapter.make(shape) for slot, shape in shapes.items()}
         for path, shapes in found.items()
     }
-    _check_branches(model, layers)
-    _put(model, name, layers, _Record(adapter, base_fingerprint(model)))
-    if example is not None:
-        try:
+    check_places(model, layers, _own_places(model))
+    fingerprint = base_fingerprint(model)
+    with ExitStack() as undo:
+        undo.callback(_put_flags, [(p, p.requires_grad) for p in model.parameters()])
+        undo.callback(_serve, model, _book(model).serving)
+        _put(model, name, layers, adapter, fingerprint)
+        undo.callback(remove, model, name)
+        if example is not None:
             check_reachable(model, lambda: call(model, example), layers)
-        except ValueError:
-            remove(model, name)
-            raise
+        undo.pop_all()
     parameters = [p for p in adapter_parameters(model, name) if p.requires_grad]
     total = sum(p.numel() for p in model.parameters())
     kind = type(adapter).__name__
@@ -200,12 +214,12 @@ def attach(
             f"this model's is {fingerprint[:12]}: load the weights it was trained on, and attach "
             "it to the same part of the model that it was inserted into"
         )
-    layers = _remade(model, state)
-    _check_branches(model, layers)
+    layers = remake_layers(model, state)
+    check_places(model, layers, _own_places(model))
     for slots in layers.values():
         for layer in slots.values():
             layer.requires_grad_(False)
-    _put(model, name, layers, _Record(state.spec, fingerprint))
+    _put(model, name, layers, state.spec, fingerprint)
     total = sum(p.numel() for p in model.parameters())
     return InsertReport(type(state.spec).__name__, name, tuple(layers), {}, [], total)
 
@@ -228,7 +242,7 @@ def activate(model: nn.Module, names: str | Sequence[str] | None) -> None:
     >>> [one.active for one in list_adapters(net)]
     [True, True]
     """
-    chosen = (names,) if isinstance(names, str) else tuple(names or ())
+    chosen = (names,) if isinstance(names, str) else tuple(dict.fromkeys(names or ()))
     for name in chosen:
         _record(model, name)
     _check_switch(model)
@@ -244,8 +258,8 @@ def merge(model: nn.Module, name: str = "default") -> None:
     Raises
     ------
     ValueError
-        If there is no such adapter (merged already?), it has no weight, or a weight is shared with
-        a layer that it does not adapt.
+        If there is no such adapter (merged already?), it depends on the input, or a weight is
+        shared with another layer or computed. The model stays as it was.
 
     Example
     -------
@@ -256,29 +270,11 @@ def merge(model: nn.Module, name: str = "default") -> None:
     >>> list_adapters(net)
     []
     """
-    _record(model, name)
+    places = _record(model, name).places
     layers = adapter_layers(model, name)
-    modules = dict(model.named_modules())
-    owners: dict[int, list[str]] = {}
-    for path, module in modules.items():
-        for parameter in module._parameters.values():
-            owners.setdefault(id(parameter), []).append(path)
+    check_mergeable(model, layers, name)
     for path, slots in layers.items():
-        for layer in slots.values():
-            if not layer.mergeable:
-                raise ValueError(
-                    f"adapter '{name}' depends on the input ({type(layer).__name__} in {path}) and "
-                    "cannot be put into weights: keep it attached"
-                )
-        for parameter in modules[path]._parameters.values():
-            if parameter is not None and len(owners[id(parameter)]) > 1:
-                raise ValueError(
-                    f"{' and '.join(owners[id(parameter)])} share a weight, so merging '{name}' "
-                    "would change both: give each its own, or keep the adapter attached"
-                )
-    with torch.no_grad():
-        for path, slots in layers.items():
-            _merge_into(modules[path], slots)
+        merge_into(places[path], slots)
     remove(model, name)
 
 
@@ -295,9 +291,9 @@ def remove(model: nn.Module, name: str = "default") -> None:
     >>> before == base_fingerprint(net), type(net[0]).__name__, net[0].weight.requires_grad
     (True, 'Linear', True)
     """
-    _record(model, name)
-    for _, module in _adapted(model, name):
-        module.serving = tuple(one for one in module.serving if one != name)
+    places = _record(model, name).places
+    _serve(model, [one for one in _book(model).serving if one != name])
+    for module in places.values():
         del module.adapters[MARK + name]
         if not module.adapters:
             restore(module)
@@ -316,12 +312,11 @@ def list_adapters(model: nn.Module) -> list[AdapterInfo]:
     [AdapterInfo(name='alice', kind='LoRA', layers=('0',), parameters=24, active=True)]
     """
     found = []
-    for name, record in getattr(model, "adapter_records", {}).items():
-        places = _adapted(model, name)
+    book = _book(model)
+    for name, record in book.records.items():
         parameters = sum(p.numel() for p in adapter_parameters(model, name))
-        active = name in places[0][1].serving
-        paths = tuple(path for path, _ in places)
-        found.append(AdapterInfo(name, type(record.spec).__name__, paths, parameters, active))
+        kind, active = type(record.spec).__name__, name in book.serving
+        found.append(AdapterInfo(name, kind, tuple(record.places), parameters, active))
     return found
 
 
@@ -336,9 +331,8 @@ def adapter_layers(model: nn.Module, name: str = "default") -> Layers:
     >>> {path: list(slots) for path, slots in adapter_layers(net).items()}
     {'0': ['q', 'k', 'v']}
     """
-    return {
-        path: dict(module.adapters[MARK + name].items()) for path, module in _adapted(model, name)
-    }
+    places = _record(model, name).places
+    return {path: dict(module.adapters[MARK + name].items()) for path, module in places.items()}
 
 
 def adapter_parameters(model: nn.Module, name: str = "default") -> list[nn.Parameter]:
@@ -357,124 +351,59 @@ def adapter_parameters(model: nn.Module, name: str = "default") -> list[nn.Param
 
 
 # ---- below: the pieces
-def _adapted(model: nn.Module, name: str | None = None) -> list[tuple[str, Any]]:
-    """Return the modules that serve any adapter, or the one of this name, with their paths."""
-    return [
-        (path, module)
-        for path, module in model.named_modules()
-        if isinstance(module, Adapted) and (name is None or MARK + name in module.adapters)
-    ]
+def _book(model: nn.Module) -> _Book:
+    return getattr(model, "adapter_book", None) or _Book()
 
 
-def _put(model: Any, name: str, layers: Layers, record: _Record) -> None:
-    if not hasattr(model, "adapter_records"):
-        model.adapter_records = {}
-        model.adapter_froze = []
-    own = {id(p) for other in model.adapter_records for p in adapter_parameters(model, other)}
-    for parameter in model.parameters():
+def _own_places(model: nn.Module) -> set[int]:
+    records = _book(model).records.values()
+    return {id(module) for record in records for module in record.places.values()}
+
+
+def _put(model: Any, name: str, layers: Layers, spec: Adapter, fingerprint: str) -> None:
+    model.adapter_book = book = _book(model)
+    own = {id(p) for other in book.records for p in adapter_parameters(model, other)}
+    for path, parameter in list(model.named_parameters(remove_duplicate=False)):
         if parameter.requires_grad and id(parameter) not in own:
+            book.froze.add(path)
+    for path, parameter in model.named_parameters():
+        if path in book.froze:
             parameter.requires_grad_(False)
-            model.adapter_froze.append(parameter)
-    modules: dict[str, Any] = dict(model.named_modules())
-    for path, slots in layers.items():
-        adapt(modules[path])
-        modules[path].adapters[MARK + name] = nn.ModuleDict(slots)
-        modules[path].adapters.train(model.training)
-    model.adapter_records[name] = record
-    _serve(model, (name,))
+    places = {path: model.get_submodule(path) for path in layers}
+    for path, module in places.items():
+        adapt(module)
+        module.adapters[MARK + name] = nn.ModuleDict(layers[path])
+        module.adapters.train(model.training)
+    book.records[name] = _Record(spec, fingerprint, places)
+    _serve(model, [name])
 
 
 def _forget(model: Any, name: str) -> None:
-    del model.adapter_records[name]
-    if not model.adapter_records:
-        for parameter in model.adapter_froze:
-            parameter.requires_grad_(True)
-        del model.adapter_records, model.adapter_froze
+    book = _book(model)
+    del book.records[name]
+    if not book.records:
+        for path, parameter in model.named_parameters(remove_duplicate=False):
+            if path in book.froze:
+                parameter.requires_grad_(True)
+        del model.adapter_book
 
 
-def _serve(model: nn.Module, names: tuple[str, ...]) -> None:
-    for _, module in _adapted(model):
-        module.serving = tuple(one for one in names if MARK + one in module.adapters)
+def _serve(model: nn.Module, names: Iterable[str]) -> None:
+    """Let these adapters act, in this order; touch only modules where that changes something."""
+    book, chosen = _book(model), tuple(names)
+    for name in {*book.serving, *chosen}:
+        for module in book.records[name].places.values():
+            there = module._modules["adapters"]._modules
+            serving = tuple(one for one in chosen if MARK + one in there)
+            if serving != module.serving:
+                module.__dict__["serving"] = serving
+                module.__dict__.pop("kept_weights", None)
+    book.serving = chosen
 
 
-def _find(
-    model: nn.Module, targets: str | Sequence[str], adapter: Adapter
-) -> tuple[dict[str, dict[str, WeightShape]], dict[str, str]]:
-    patterns = [targets] if isinstance(targets, str) else list(targets)
-    if not patterns:
-        raise ValueError('targets is empty: give patterns of module names, such as "*.q_proj"')
-    own = {id(one) for _, m in _adapted(model) for one in m.adapters.modules()}
-    modules = {path: m for path, m in model.named_modules() if id(m) not in own}
-    found: dict[str, dict[str, WeightShape]] = {}
-    skipped: dict[str, str] = {}
-    for pattern in patterns:
-        hits = [path for path in modules if fnmatch.fnmatchcase(path, pattern)]
-        if not hits:
-            near = difflib.get_close_matches(pattern.lstrip("*."), modules, n=3, cutoff=0.0)
-            raise ValueError(
-                f"targets: '{pattern}' matches no module of this {_kind(model)}; "
-                f"there are, for example, {', '.join(repr(one) for one in near if one)}"
-            )
-        shapes = {path: _shapes(modules[path], adapter) for path in hits}
-        if not any(shapes.values()):
-            kinds = sorted({_kind(modules[path]) for path in hits})
-            raise ValueError(
-                f"targets: '{pattern}' matches only {', '.join(kinds)}, which a "
-                f"{type(adapter).__name__} cannot adapt: name linear layers or convolutions"
-            )
-        found |= {path: one for path, one in shapes.items() if one}
-        skipped |= {
-            path: _kind(modules[path])
-            for path, one in shapes.items()
-            if not one and path and next(modules[path].parameters(recurse=False), None) is not None
-        }
-    return {path: found[path] for path in modules if path in found}, skipped
-
-
-def _shapes(module: nn.Module, adapter: Adapter) -> dict[str, WeightShape]:
-    if adapter.on_output:
-        shape = output_shape_of(module)
-        return {} if shape is None else {"output": shape}
-    base = getattr(module, "base_tensor", None) or (lambda attribute: getattr(module, attribute))
-    return {
-        name: shape_of(module, base(slot.attribute)[slot.rows])
-        for name, slot in slots_of(module).items()
-    }
-
-
-def _remade(model: nn.Module, state: AdapterState) -> Layers:
-    modules = dict(model.named_modules())
-    layers: Layers = {}
-    for path, slot, tensors in state.by_layer():
-        if path not in modules:
-            raise ValueError(f"the adapter has a layer '{path}', but this {_kind(model)} has none")
-        shapes = _shapes(modules[path], state.spec)
-        if slot not in shapes:
-            raise ValueError(f"'{path}' is a {_kind(modules[path])} without a '{slot}' to adapt")
-        layer = state.spec.remake(shapes[slot], tensors)
-        wanted = {key: tuple(one.shape) for key, one in layer.state_dict().items()}
-        given = {key: tuple(one.shape) for key, one in tensors.items()}
-        if wanted != given:
-            raise ValueError(
-                f"adapter layer '{path}' holds {_named(given)}, but this model takes "
-                f"{_named(wanted)}: it was made for another size of model"
-            )
-        layer.load_state_dict(tensors)
-        layers.setdefault(path, {})[slot] = layer
-    return layers
-
-
-def _merge_into(module: Any, slots: dict[str, AdapterLayer]) -> None:
-    places = slots_of(module)
-    for attribute in {places[slot].attribute for slot in slots}:
-        weight = module.base_tensor(attribute)
-        matrix = as_matrix(module, weight)
-        parts = [
-            fold(matrix[place.rows], [slots[slot]] if slot in slots else [])
-            for slot, place in places.items()
-            if place.attribute == attribute
-        ]
-        write_base(module, attribute, as_weight(module, torch.cat(parts), weight))
+def _put_flags(flags: list[tuple[nn.Parameter, bool]]) -> None:
+    for parameter, flag in flags:
+        parameter.requires_grad_(flag)
 
 
 def _check_name(name: str) -> None:
@@ -485,7 +414,7 @@ def _check_name(name: str) -> None:
 
 
 def _check_free(model: nn.Module, name: str) -> None:
-    if name in getattr(model, "adapter_records", {}):
+    if name in _book(model).records:
         raise ValueError(f"there is an adapter '{name}' already: remove it, or give another name")
 
 
@@ -500,32 +429,12 @@ def _check_switch(model: nn.Module) -> None:
             )
 
 
-def _check_branches(model: nn.Module, layers: Layers) -> None:
-    for path, slots in layers.items():
-        module = model.get_submodule(path)
-        for slot, layer in slots.items():
-            if slot != "output" and not layer.mergeable and not can_branch(module):
-                raise ValueError(
-                    f"{type(layer).__name__} depends on the input, and '{path}' ({_kind(module)}) "
-                    "reads its weight directly or in groups: leave it out of targets, or use a "
-                    "mergeable adapter such as LoRA"
-                )
-
-
 def _record(model: nn.Module, name: str) -> _Record:
-    records = getattr(model, "adapter_records", {})
+    records = _book(model).records
     if name not in records:
         has = f"it has {', '.join(records)}" if records else "it has none"
         raise ValueError(
-            f"no adapter '{name}' in this {_kind(model)}, {has}: one that was merged or removed is "
-            "gone, and one that was inserted into a part of the model belongs to that part"
+            f"no adapter '{name}' in this {kind_of(model)}, {has}: one that was merged or removed "
+            "is gone, and one that was inserted into a part of the model belongs to that part"
         )
     return records[name]
-
-
-def _kind(module: nn.Module) -> str:
-    return getattr(module, "base_class", type(module)).__name__
-
-
-def _named(shapes: dict[str, tuple[int, ...]]) -> str:
-    return ", ".join(f"{key} {'x'.join(map(str, shape))}" for key, shape in shapes.items())

@@ -141,7 +141,7 @@ class PooledLinear(nn.Module):
     """A linear layer on frames, mean and spread over time, a linear classifier.
 
     With features of a self-supervised encoder this is often enough, and has 131,457 parameters at
-    width 1024. One logit: higher is more genuine.
+    width 1024. By default one logit, for detection: higher is more genuine.
 
     Arguments
     ---------
@@ -149,6 +149,8 @@ class PooledLinear(nn.Module):
         Of the frames.
     hidden : int
         Of the linear layer; the embedding has twice as many.
+    classes : int
+        Outputs.
 
     Source: Snyder et al., "X-vectors", ICASSP 2018 (pooling).
 
@@ -159,13 +161,13 @@ class PooledLinear(nn.Module):
     (torch.Size([2, 1]), torch.Size([2, 256]))
     """
 
-    def __init__(self, width: int, hidden: int = 128) -> None:
+    def __init__(self, width: int, hidden: int = 128, classes: int = 1) -> None:
         super().__init__()
         self.project = nn.Linear(width, hidden)
-        self.classify = nn.Linear(2 * hidden, 1)
+        self.classify = nn.Linear(2 * hidden, classes)
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logit (batch, 1) and embedding (batch, 2 hidden) of (batch, frames, width)."""
+        """Return logits (batch, classes) and embedding (batch, 2 hidden) of the frames."""
         embedding = mean_and_spread(torch.relu(self.project(frames)).transpose(1, 2))
         return self.classify(embedding), embedding
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy
-import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from speechcl.data.labelled import Classes
+
 SPOOF, BONAFIDE = 0, 1
+DETECTION = Classes(("spoof", "bonafide"), column="label")
 Row = Mapping[str, Any]
 Batch = dict[str, Tensor]
 
@@ -24,21 +27,39 @@ class ClipSet(Dataset):
     Arguments
     ---------
     rows : Sequence
-        A manifest row a clip, with ``label``. Kept as ``rows``; ``labels``, ``is_bonafide`` and
+        A manifest row a clip, with the column of ``classes``. Kept as ``rows``; ``labels`` and
         ``speakers`` are read from it.
+    classes : Classes
+        What the clips are told apart by; spoofed and genuine speech by default.
+
+    Raises
+    ------
+    ValueError
+        If a row's class is unknown.
 
     Example
     -------
     >>> clips = ClipSet([{"label": "bonafide", "speaker": "p225"}, {"label": "spoof"}])
     >>> len(clips), clips.labels, clips.speakers.tolist()
     (2, tensor([1, 0]), ['p225', '-'])
+    >>> ClipSet([{"text": "two"}, {"text": "one"}], Classes(("one", "two"))).counts()
+    {'two': 1, 'one': 1}
     """
 
-    def __init__(self, rows: Sequence[Row]) -> None:
+    def __init__(self, rows: Sequence[Row], classes: Classes = DETECTION) -> None:
         self.rows = [{"attack": "-", "speaker": "-", **row} for row in rows]
-        self.is_bonafide = numpy.array([row["label"] == "bonafide" for row in rows], dtype=bool)
-        self.labels = torch.from_numpy(numpy.where(self.is_bonafide, BONAFIDE, SPOOF))
+        self.classes, self.labels = classes, classes.labels(rows)
         self.speakers = numpy.array([row["speaker"] for row in self.rows])
+
+    @property
+    def is_bonafide(self) -> numpy.ndarray:
+        """Which clips are genuine, in a set that tells genuine from spoofed speech."""
+        return (self.labels == self.classes.places(["bonafide"])[0]).numpy()
+
+    def counts(self) -> dict[str, int]:
+        """Return how many clips there are of each class, classes as they first occur."""
+        found = Counter(self.labels.tolist())
+        return {self.classes.names[label]: count for label, count in found.items()}
 
     def __len__(self) -> int:
         """Return the number of clips."""

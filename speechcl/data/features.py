@@ -9,11 +9,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn import functional
 from tqdm import tqdm
 
 from speechcl.data.audio import read_audio
-from speechcl.data.clips import Batch, ClipSet, Row, clips_fingerprint
+from speechcl.data.clips import DETECTION, Batch, ClipSet, Row, clips_fingerprint
 from speechcl.data.files import atomic_path
+from speechcl.data.labelled import Classes
 
 Extract = Callable[[Tensor], Tensor]
 
@@ -21,8 +23,8 @@ Extract = Callable[[Tensor], Tensor]
 class FeatureSet(ClipSet):
     """Features of clips in memory, with what the manifest says of each clip.
 
-    A batch is ``{"features": (batch, ...), "label": (batch,)}``, label 1 for genuine speech. Two
-    sets add up to one.
+    A batch is ``{"features": (batch, ...), "label": (batch,)}``, by default label 1 for genuine
+    speech. Two sets add up to one.
 
     Arguments
     ---------
@@ -30,6 +32,8 @@ class FeatureSet(ClipSet):
         Shape (clips, ...).
     rows : Sequence
         A manifest row a clip.
+    classes : Classes
+        What the clips are told apart by.
 
     Example
     -------
@@ -39,8 +43,8 @@ class FeatureSet(ClipSet):
     (tensor([0, 1]), 4)
     """
 
-    def __init__(self, features: Tensor, rows: Sequence[Row]) -> None:
-        super().__init__(rows)
+    def __init__(self, features: Tensor, rows: Sequence[Row], classes: Classes = DETECTION) -> None:
+        super().__init__(rows, classes)
         if len(features) != len(rows):
             raise ValueError(f"{len(features)} features for {len(rows)} rows: one a row is needed")
         self.features = features
@@ -52,12 +56,14 @@ class FeatureSet(ClipSet):
 
     def __add__(self, other: FeatureSet) -> FeatureSet:  # type: ignore[override]
         """Return both sets as one."""
-        return FeatureSet(torch.cat([self.features, other.features]), self.rows + other.rows)
+        features = torch.cat([self.features, other.features])
+        return FeatureSet(features, self.rows + other.rows, self.classes)
 
     def subset(self, places: Sequence[int]) -> FeatureSet:
         """Return the clips at these places of this set."""
         chosen = list(places)
-        return FeatureSet(self.features[chosen], [self.rows[place] for place in chosen])
+        rows = [self.rows[place] for place in chosen]
+        return FeatureSet(self.features[chosen], rows, self.classes)
 
     @property
     def nbytes(self) -> int:
@@ -72,12 +78,13 @@ def cached_features(
     *,
     samples: int = 64_600,
     rate_hz: int = 16_000,
+    pad: bool = False,
 ) -> Tensor:
     """Read clips, bring each to one length, extract features, and keep them on disk.
 
-    Clips that are too short are repeated, longer ones are cut. What was kept is used again as long
-    as the clips (path, size and time of change) are the same and ``extract`` still gives the same
-    for a fixed probe.
+    Clips that are too short are repeated or padded, longer ones are cut. What was kept is used
+    again as long as the clips (path, size and time of change) are the same and ``extract`` still
+    gives the same for a fixed probe.
 
     Arguments
     ---------
@@ -89,6 +96,8 @@ def cached_features(
         Where to keep them.
     samples, rate_hz : int
         Length and rate of what ``extract`` sees.
+    pad : bool
+        Let silence follow a short clip, rather than the clip again.
 
     Returns
     -------
@@ -101,7 +110,8 @@ def cached_features(
         If a clip cannot be read.
     """
     probe = _probe(extract, samples, rate_hz)
-    name = f"features-{clips_fingerprint(rows, [samples, rate_hz], probe)}.safetensors"
+    settings = [samples, rate_hz, *(["pad"] if pad else [])]
+    name = f"features-{clips_fingerprint(rows, settings, probe)}.safetensors"
     file = Path(folder) / name
     if file.is_file():
         try:
@@ -112,7 +122,7 @@ def cached_features(
     for row in tqdm(
         rows, desc="features", unit="clip", leave=False, dynamic_ncols=True, disable=None
     ):
-        waveform = to_length(read_audio(row["wav"], rate_hz), samples)
+        waveform = to_length(read_audio(row["wav"], rate_hz), samples, pad)
         with torch.no_grad():
             found.append(extract(waveform[None])[0])
     features = torch.stack(found)
@@ -121,14 +131,18 @@ def cached_features(
     return features
 
 
-def to_length(waveform: Tensor, samples: int) -> Tensor:
-    """Repeat a short waveform, cut a long one.
+def to_length(waveform: Tensor, samples: int, pad: bool = False) -> Tensor:
+    """Repeat a short waveform, or pad it with zeros; cut a long one.
 
     Example
     -------
     >>> to_length(torch.tensor([1.0, 2.0]), 5)
     tensor([1., 2., 1., 2., 1.])
+    >>> to_length(torch.tensor([1.0, 2.0]), 5, pad=True)
+    tensor([1., 2., 0., 0., 0.])
     """
+    if pad:
+        return functional.pad(waveform[:samples], (0, max(0, samples - len(waveform))))
     times = -(-samples // len(waveform))
     return waveform.repeat(times)[:samples]
 

@@ -8,7 +8,8 @@ import numpy
 import torch
 from torch import Tensor
 
-from speechcl.data.clips import Batch, ClipSet, Row
+from speechcl.data.clips import DETECTION, Batch, ClipSet, Row
+from speechcl.data.labelled import Classes
 from speechcl.data.packed import PackedAudio
 from speechcl.data.pool import seed_for
 
@@ -18,19 +19,23 @@ Augment = Callable[[Tensor, int], Tensor]
 class WaveformSet(ClipSet):
     """Clips of a pack, each brought to one length: short ones are repeated, long ones are cut.
 
-    A batch is ``{"features": waveforms (batch, samples), "label": (batch,)}``, label 1 for genuine
-    speech. Crops and augmentation depend on the seed, the epoch and the clip's ID, and on nothing
-    else: neither workers, processes, order nor a resume change them. Call ``set_epoch`` before
-    each epoch, before the loader's iterator is made. For tests take :meth:`plain`.
+    A batch is ``{"features": waveforms (batch, samples), "label": (batch,)}``, by default label 1
+    for genuine speech. Crops and augmentation depend on the seed, the epoch and the clip's ID, and
+    on nothing else: neither workers, processes, order nor a resume change them. Call ``set_epoch``
+    before each epoch, before the loader's iterator is made. For tests take :meth:`plain`.
 
     Arguments
     ---------
     pack : PackedAudio
         Holds the clips of ``rows``, maybe others too.
     rows : Sequence
-        A manifest row a clip, with ``ID`` and ``label``.
+        A manifest row a clip, with ``ID`` and the column of ``classes``.
     samples : int
         Length of every waveform; the default is the 4.04 s of the AASIST baseline at 16 kHz.
+    classes : Classes
+        What the clips are told apart by; spoofed and genuine speech by default.
+    pad : bool
+        Let silence follow a short clip, rather than the clip again.
     augment : Callable, optional
         Maps (waveform (samples,), seed) to a waveform of the same shape. It must draw from that
         seed alone.
@@ -62,11 +67,13 @@ class WaveformSet(ClipSet):
         rows: Sequence[Row],
         samples: int = 64_600,
         *,
+        classes: Classes = DETECTION,
+        pad: bool = False,
         augment: Augment | None = None,
         random_crop: bool = False,
         seed: int = 0,
     ) -> None:
-        super().__init__(rows)
+        super().__init__(rows, classes)
         if samples < 1:
             raise ValueError(f"samples is {samples}: a waveform has at least 1")
         missing = [str(row["ID"]) for row in rows if str(row["ID"]) not in pack.place_of]
@@ -75,7 +82,7 @@ class WaveformSet(ClipSet):
                 f"{pack.folder} lacks {len(missing)} of {len(rows)} clips, for example "
                 f"'{missing[0]}': pack the clips of all sets together"
             )
-        self.pack, self.samples = pack, samples
+        self.pack, self.samples, self.pad = pack, samples, pad
         self.augment, self.random_crop, self.seed = augment, random_crop, seed
         self.places = numpy.array([pack.place_of[str(row["ID"])] for row in rows], dtype=int)
         self.epoch = 1
@@ -93,6 +100,9 @@ class WaveformSet(ClipSet):
             seeds = [self._seed(index, "crop") for index in indices]
             starts = (numpy.array(seeds) % choices).tolist()
         waveforms = self.pack.read_batch(places.tolist(), starts, self.samples)
+        if self.pad:
+            ends = torch.from_numpy(self.pack.lengths[places])
+            waveforms[torch.arange(self.samples) >= ends[:, None]] = 0.0
         if self.augment is not None:
             pairs = zip(waveforms, indices, strict=True)
             waveforms = torch.stack([self._augmented(one, index) for one, index in pairs])
@@ -120,7 +130,7 @@ class WaveformSet(ClipSet):
 
     def plain(self) -> WaveformSet:
         """Return these clips for tests: their first ``samples``, not augmented."""
-        return WaveformSet(self.pack, self.rows, self.samples)
+        return WaveformSet(self.pack, self.rows, self.samples, classes=self.classes, pad=self.pad)
 
     @property
     def nbytes(self) -> int:
@@ -128,7 +138,7 @@ class WaveformSet(ClipSet):
         return 2 * int(self.pack.lengths[self.places].sum())
 
     def _settings(self) -> dict:
-        names = ("samples", "augment", "random_crop", "seed")
+        names = ("samples", "classes", "pad", "augment", "random_crop", "seed")
         return {name: getattr(self, name) for name in names}
 
     def _with(self, rows: Sequence[Row]) -> WaveformSet:

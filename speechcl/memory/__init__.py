@@ -1,8 +1,18 @@
 """What is remembered from task to task; knows no method."""
 
+from speechcl.memory.key_retriever import KeyRetriever
 from speechcl.memory.named_tensors import NamedTensors
 from speechcl.memory.projector import Projector
+from speechcl.memory.query_encoders import FrozenEncoder, StatisticsEncoder
 from speechcl.memory.reservoir import Reservoir
 from speechcl.memory.snapshot import Snapshot
 
-__all__ = ["NamedTensors", "Projector", "Reservoir", "Snapshot"]
+__all__ = [
+    "FrozenEncoder",
+    "KeyRetriever",
+    "NamedTensors",
+    "Projector",
+    "Reservoir",
+    "Snapshot",
+    "StatisticsEncoder",
+]

@@ -367,6 +367,8 @@ class ScoreStyle:
         metric, higher_is_better = results["metric"], results["higher_is_better"]
         if metric == "eer":
             return cls("EER", "%", higher_is_better, 1, 0.0, 50.0)
+        if metric == "accuracy":
+            return cls("accuracy", "%", higher_is_better, 1, 0.0, 100.0)
         scores = np.concatenate([order.matrix.ravel() for row in rows for order in row.orders])
         low, high = float(np.nanmin(scores)), float(np.nanmax(scores))
         decimals = 1 if max(abs(low), abs(high)) >= 10 else 3

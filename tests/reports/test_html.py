@@ -340,21 +340,58 @@ def test_page_without_scores_intervals_or_sizes(tmp_path):
 
 
 def test_scores_where_higher_is_better(tmp_path):
-    accuracy = [[0.9, 0.5], [0.25, 0.875]]
-    options = {"metric": "accuracy", "higher_is_better": True, "stream": ["a", "b"]}
+    overlap = [[0.9, 0.5], [0.25, 0.875]]
+    options = {"metric": "word_overlap", "higher_is_better": True, "stream": ["a", "b"]}
     folders = [
-        fake_run(tmp_path / "x", accuracy, scores=False, train_sizes=[{}, {}], **options),
+        fake_run(tmp_path / "x", overlap, scores=False, train_sizes=[{}, {}], **options),
         fake_run(
             *(tmp_path / "y", [[0.9, 0.5], [0.9, 0.9]], False),
             **{**options, "method_label": "ER", "train_sizes": [{}, {}]},
         ),
     ]
     page = render(folders, tmp_path)
-    assert "ER has the best average accuracy (0.900)" in page.text
+    assert "ER has the best average word overlap (0.900)" in page.text
     assert "fine-tune most (+0.650)" in page.text
     html = (tmp_path / "out" / "report.html").read_text()
     assert re.search(r'class="poor" style="--share:100%">0.250', html)
     assert re.search(r'class="good diagonal" style="--share:100%">0.900', html)
+
+
+def test_accuracy_is_shown_in_percent_and_higher_is_better(tmp_path):
+    stream, matrix = ["one_two", "three"], [[90.0, 0.0], [40.0, 80.0]]
+    sizes = [{"one": 5, "two": 1200}, {str(k): 10 for k in range(6)}]
+    options = {"metric": "accuracy", "higher_is_better": True, "stream": stream}
+    options |= {"average_interval": [50.0, 70.0], "train_sizes": sizes, "zero_shot": [0.0, 10.0]}
+    folders = [
+        fake_run(tmp_path / "x", matrix, scores=False, **options),
+        fake_run(
+            *(tmp_path / "y", [[90.0, 0.0], [85.0, 75.0]], False),
+            **{**options, "method": "er", "method_label": "ER"},
+        ),
+    ]
+    page = render(folders, tmp_path)
+    for text in [
+        "ER has the best average accuracy (80.0%) and fine-tune the worst (60.0%)",
+        "ER forgets least (+5.0), fine-tune most (+50.0)",
+        "Higher is better.",
+        "Average accuracy after the last task",
+        "final accuracy per task, %",
+        "share of test items that are put into their own class",
+        "in percentage points",
+        "positive means that earlier tasks helped",
+        "train 5 one + 1,200 two",
+        "train 60 of 6 classes",
+        "50.0 to 70.0",
+    ]:
+        assert text in page.text
+    assert "EER" not in page.text
+    assert "genuine" not in page.text
+    html = (tmp_path / "out" / "report.html").read_text()
+    assert re.search(r'class="poor" style="--share:20%">40.0', html)
+    assert re.search(r'class="good diagonal" style="--share:80%">90.0', html)
+    lines = summary_table(folders).splitlines()
+    assert lines[2].split()[:3] == ["fine-tune", "1", "60.0"]
+    assert lines[3].split()[:7] == ["ER", "1", "80.0", "+20.0", "+5.0", "82.5", "85.0"]
 
 
 def test_zero_shot_scores_give_forward_transfer(tmp_path):

@@ -1,0 +1,108 @@
+"""Losses that draw a clip and its name together and hold it off the others, as CLIP's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from speechcl.parallel import gather, world
+
+
+def contrastive_loss(audio: Tensor, text: Tensor, scale: Tensor | float) -> Tensor:
+    """Compute the symmetric loss of pairs: row i of both belong together, all others do not.
+
+    Arguments
+    ---------
+    audio, text : Tensor
+        Unit vectors, shape (batch, width).
+    scale : Tensor or float
+        What cosines are times.
+
+    Returns
+    -------
+    Tensor
+        The mean of both directions, a scalar.
+
+    Source: Radford et al., "Learning transferable visual models from natural language supervision",
+    ICML 2021, figure 3.
+
+    Example
+    -------
+    >>> contrastive_loss(torch.eye(2), torch.eye(2), scale=1.0)  # log(1 + 1 / e)
+    tensor(0.3133)
+    """
+    logits = scale * audio @ text.T
+    own = torch.arange(len(logits), device=logits.device)
+    return (functional.cross_entropy(logits, own) + functional.cross_entropy(logits.T, own)) / 2
+
+
+def name_loss(logits: Tensor, labels: Tensor, names: Sequence[int]) -> Tensor:
+    """Compute how well each name finds its clips among those of the batch.
+
+    Two things are as in the released code of CoDyRA. A name with n clips in the batch has a target
+    that sums to n, not to 1. A name without clips has a target of zeros and thus a loss of 0, yet
+    counts in the mean, so that the loss shrinks as names accumulate.
+
+    Arguments
+    ---------
+    logits : Tensor
+        Scaled cosines of clips and names, shape (batch, classes).
+    labels : Tensor
+        Class of each clip, shape (batch,).
+    names : sequence of int
+        The classes whose names look for clips.
+
+    Returns
+    -------
+    Tensor
+        The mean over ``names``, a scalar.
+
+    Source: CoDyRA, arXiv 2412.01004, released code (the cross-entropy of texts over images).
+
+    Example
+    -------
+    >>> logits = torch.zeros(2, 3)
+    >>> name_loss(logits, torch.tensor([0, 0]), names=[0, 1])  # (2 log 2 + 0) / 2
+    tensor(0.6931)
+    """
+    chosen = torch.tensor(list(names), device=logits.device)
+    targets = (labels == chosen[:, None]).to(logits.dtype)
+    return functional.cross_entropy(logits[:, chosen].T, targets)
+
+
+def whole_batch(rows: Tensor) -> Tensor:
+    """Concatenate every process's rows; one's own are times the inverse of one's share.
+
+    A loss that is computed alike in every process, from the whole batch, has in each a gradient
+    through its own rows only. The engine weights a loss by the share of the process's rows and
+    averages over processes, which suits means over them; with the inverse in the gradient, the
+    sum of what all processes contribute is the gradient of the whole, exactly.
+
+    Arguments
+    ---------
+    rows : Tensor
+        Shape (local batch, ...).
+
+    Returns
+    -------
+    Tensor
+        Shape (batch of all processes, ...); the values are those of the rows.
+
+    Example
+    -------
+    >>> x = torch.ones(2, requires_grad=True)
+    >>> whole_batch(x).sum().backward()
+    >>> x.grad  # with one process, nothing changes
+    tensor([1., 1.])
+    """
+    rank, processes = world()
+    if processes == 1:
+        return rows
+    sizes = gather(torch.tensor([len(rows)]))
+    start, whole = int(sizes[:rank].sum()), gather(rows)
+    fixed = rows.detach()
+    own = fixed + (rows - fixed) * (len(whole) / max(len(rows), 1))
+    return torch.cat([whole[:start], own, whole[start + len(rows) :]])
