@@ -1,6 +1,7 @@
 """A stream of four words in two tasks: each has a pattern of its own, learnt in seconds."""
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from speechcl.engine import Engine, Training
 from speechcl.method import Method
 
 WORDS = ("yes", "no", "left", "right")
+ADAMW = functools.partial(torch.optim.AdamW, lr=0.003)
 GROUPS = (("left", "no"), ("yes", "right"))  # not in the order of the labels
 
 
@@ -36,7 +38,13 @@ def word_clips(per_word: int = 21, words: tuple[str, ...] = WORDS) -> FeatureSet
 
 
 def audio_text_engine(
-    folder: Path, method: Method, *, epochs: int = 2, batch_size: int = 9, **run_opts
+    folder: Path,
+    method: Method,
+    *,
+    epochs: int = 2,
+    batch_size: int = 9,
+    optimizer: Callable = ADAMW,
+    **run_opts,
 ) -> Engine:
     return Engine(
         brain=AudioTextBrain,
@@ -44,7 +52,7 @@ def audio_text_engine(
         method=method,
         stream=class_stream(word_clips(), GROUPS),
         training=Training(
-            functools.partial(torch.optim.AdamW, lr=0.003),
+            optimizer,
             epochs=epochs,
             batch_size=batch_size,
             seed=1,

@@ -53,6 +53,7 @@ METHODS: dict[str, Callable[[], Method]] = {
 ADAPTED = {"targets": ["convolution", "hidden"], "train": "classify.*"}
 ADAPTER_METHODS: dict[str, Callable[[], Method]] = {
     "LoRA": lambda: LoRA(**ADAPTED, rank=2),
+    "CoDyRA": lambda: CoDyRA(**ADAPTED, rank=4),
     "MoRA": lambda: MoRA(**ADAPTED, rank=2, active=3),
     "OSFT": lambda: OSFT(**ADAPTED),
     "OSFT dense": lambda: OSFT(**ADAPTED, policy=RankPolicy.fixed(0.5), mode="dense"),

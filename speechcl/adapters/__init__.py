@@ -6,6 +6,7 @@ from speechcl.adapters.fingerprint import base_fingerprint
 from speechcl.adapters.layer import Adapter, AdapterLayer, WeightShape
 from speechcl.adapters.lora import LoRA
 from speechcl.adapters.mixture_of_ranks import AtomUsage, MixtureOfRanks, atom_usage
+from speechcl.adapters.peft_files import load_peft, save_peft
 from speechcl.adapters.rank_selective import RankSelectiveLoRA
 from speechcl.adapters.reachability import check_reachable
 from speechcl.adapters.retrieved_bank import RetrievedBank, slot_weights
@@ -50,7 +51,9 @@ __all__ = [
     "extract",
     "insert",
     "list_adapters",
+    "load_peft",
     "merge",
     "remove",
+    "save_peft",
     "slot_weights",
 ]

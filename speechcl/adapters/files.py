@@ -80,16 +80,7 @@ class AdapterState:
             If it is missing, broken, or no adapter file.
         """
         file = Path(file)
-        if not file.is_file():
-            raise ValueError(f"{file}: no such adapter file")
-        try:
-            with safe_open(file, framework="pt") as opened:
-                about = opened.metadata() or {}
-                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise ValueError(
-                f"{file}: is broken or no safetensors file ({error}): save the adapter again"
-            ) from error
+        about, tensors = read_tensors(file)
         if about.get("format") != FORMAT:
             raise ValueError(
                 f"{file}: holds tensors but no adapter: give a file that extract saved"
@@ -109,6 +100,32 @@ class AdapterState:
             layers.setdefault((path, slot), {})[key] = tensor
         for (path, slot), tensors in layers.items():
             yield path, slot, tensors
+
+
+def read_tensors(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Return metadata and tensors of a safetensors file.
+
+    Raises
+    ------
+    ValueError
+        If it is missing or broken.
+
+    Example
+    -------
+    >>> read_tensors(Path("none.safetensors"))
+    Traceback (most recent call last):
+    ValueError: none.safetensors: no such adapter file
+    """
+    if not file.is_file():
+        raise ValueError(f"{file}: no such adapter file")
+    try:
+        with safe_open(file, framework="pt") as opened:
+            about = opened.metadata() or {}
+            return about, {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"{file}: is broken or no safetensors file ({error}): save the adapter again"
+        ) from error
 
 
 def _spec(file: Path, kind: str, config: str) -> Adapter:

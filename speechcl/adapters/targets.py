@@ -96,7 +96,7 @@ def remake_layers(model: nn.Module, state: AdapterState) -> Layers:
         if slot not in shapes:
             raise ValueError(f"'{path}' is a {kind_of(modules[path])} without a '{slot}' to adapt")
         layers.setdefault(path, {})[slot] = _remake(path, shapes[slot], state.spec, tensors)
-    return layers
+    return {path: layers[path] for path in modules if path in layers}  # in the model's order
 
 
 def check_places(model: nn.Module, layers: Layers, own: set[int]) -> None:

@@ -98,8 +98,9 @@ class Tower(nn.Module):
     Example
     -------
     >>> tower = Tower(width=8, layers=1, heads=2, embedding=3, reach=1)
-    >>> tower(torch.randn(2, 5, 8), torch.ones(2, 5, dtype=torch.bool)).norm(dim=1)
-    tensor([1.0000, 1.0000], grad_fn=<LinalgVectorNormBackward0>)
+    >>> found = tower(torch.randn(2, 5, 8), torch.ones(2, 5, dtype=torch.bool))
+    >>> found.shape, bool(found.norm(dim=1).sub(1).abs().max() < 1e-5)
+    (torch.Size([2, 3]), True)
     """
 
     def __init__(self, width: int, layers: int, heads: int, embedding: int, reach: int) -> None:
@@ -250,8 +251,8 @@ def tokenise(names: Sequence[str]) -> Tensor:
     Example
     -------
     >>> tokenise(["no", "a sea"])
-    tensor([[13, 14, 36,  0,  0],
-            [27, 45, 17,  8,  0]])
+    tensor([[13, 14, 39,  0],
+            [26, 45, 16,  8]])
     """
     spoken = [phones(name) for name in names]
     tokens = torch.zeros(len(names), max(map(len, spoken)), dtype=torch.int64)

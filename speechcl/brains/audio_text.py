@@ -56,8 +56,9 @@ class AudioTextBrain(ClassificationBrain):
     def init_optimizers(self) -> None:
         """Embed all names; what they are is kept with the task, so that a resumed one has them."""
         super().init_optimizers()
-        with torch.no_grad(), evaluating(self.raw):
-            self.fixed.put({"text": self.raw["model"].encode_text(self.names)})
+        model: Any = self.raw["model"]
+        with torch.no_grad(), evaluating(model):
+            self.fixed.put({"text": model.encode_text(self.names)})
         if self.checkpointer is not None:
             self.checkpointer.add_recoverable("names", ModuleState(self.fixed))
 

@@ -28,7 +28,7 @@ class Retrieving(nn.Module):
     model : nn.Module
         The model; its attributes can be reached through this.
     encoder : nn.Module
-        Maps the model's inputs to queries (batch, width); frozen, and independent of the bank.
+        Maps the model's first input to queries (batch, width); frozen, and independent of the bank.
     retriever : KeyRetriever
         Maps queries to slot weights.
     over_batch : bool
@@ -48,7 +48,7 @@ class Retrieving(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Retrieve, then run the model with what was retrieved."""
         with torch.no_grad():
-            queries = self.encoder(*args, **kwargs)
+            queries = self.encoder(args[0] if args else next(iter(kwargs.values())))
         if self.heard is not None:
             self.heard.append(queries)
         if self.retriever.tasks == 0:
@@ -78,7 +78,7 @@ class SLM(AdapterMethod):
     targets, train
         As in ``AdapterMethod``; as published, the output projection of every attention block.
     encoder : nn.Module
-        Maps the model's inputs to queries (batch, width), by weights that never change: see
+        Maps the model's first input to queries (batch, width), by weights that never change: see
         ``speechcl.memory.query_encoders``.
     retriever : KeyRetriever
         How keys are learnt and slots retrieved; it says how many slots a task gets.

@@ -9,9 +9,6 @@ import torch
 from speechcl.brains.audio_text import AudioTextBrain, zero_shot_accuracy
 from speechcl.brains.classification import Classification
 from speechcl.data.class_streams import class_stream
-from speechcl.data.features import FeatureSet
-from speechcl.data.labelled import Classes
-from speechcl.method import Step
 from speechcl.methods import ER, EWC, OWM, RWM, SI, DERpp, FineTune, Joint, LwF
 from tests.audio_text_toy import GROUPS, WORDS, audio_text_engine, small_model, word_clips
 from tests.toy import same, weights
@@ -208,20 +205,3 @@ def test_words_beyond_the_stream_can_be_measured():
     assert zero_shot_accuracy(model, data, batch_size=4) == pytest.approx(100 * share)
     assert model.training
     assert not any(p.grad is not None for p in model.parameters())
-
-
-def test_a_step_sees_the_loss_of_the_whole_batch_alone(monkeypatch):
-    """The loss is a mean over clips, so replayed rows may be taken apart and weighted."""
-    brain = brain_of(0)
-    batch = batch_of(brain)
-    brain.now = Step(brain.task, brain, brain.raw, batch, index=0, total=1)
-    outputs = brain.compute_forward(batch, TRAIN)
-    assert torch.equal(
-        brain.compute_objectives(outputs, batch, TRAIN), brain.task_loss(outputs, batch, TRAIN)
-    )
-
-
-def test_a_set_of_other_classes_is_refused():
-    data = FeatureSet(torch.zeros(1, 5, 40), [{"text": "yes"}], Classes(("yes",)))
-    with pytest.raises(ValueError, match="none of"):
-        data.classes.places(["no"])

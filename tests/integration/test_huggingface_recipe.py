@@ -13,11 +13,12 @@ from speechcl.study import read_study, run_study
 from tests import tiny_transformers as tiny
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "HuggingFace" / "finetune"
-QUICK = ["--noprogressbar", "--max_length", "16", "--batch_size", "8", "--epochs", "1"]
+QUICK = {"max_length": 16, "batch_size": 8, "epochs": 1}
 
 
-def run(folder, methods, *settings):
+def run(folder, methods, settings):
     """Run methods of the recipe; return the results of each."""
+    pairs = [(f"--{name}", str(value)) for name, value in {**QUICK, **settings}.items()]
     file = folder / "study.yaml"
     fields = {
         "title": "A test",
@@ -27,30 +28,31 @@ def run(folder, methods, *settings):
         "seeds": [1],
     }
     file.write_text(yaml.safe_dump(fields))
-    folders = run_study(read_study(file), [*QUICK, *map(str, settings)])
+    options = ["--noprogressbar", *(text for pair in pairs for text in pair)]
+    folders = run_study(read_study(file), options)
     return [read_results(one / "results.json") for one in folders]
 
 
 def labelled(folder):
-    return [
-        *("--data_csv", tiny.labelled_table(folder / "texts.csv", 32)),
-        *("--model_folder", tiny.bert(folder / "bert")),
-    ]
+    return {
+        "data_csv": tiny.labelled_table(folder / "texts.csv", 32),
+        "model_folder": tiny.bert(folder / "bert"),
+    }
 
 
 def answers(folder):
-    return [
-        *("--data_csv", tiny.answer_table(folder / "answers.csv", 32)),
-        *("--model_folder", tiny.llama(folder / "llama")),
-        *("--kind", "causal_lm"),
-    ]
+    return {
+        "data_csv": tiny.answer_table(folder / "answers.csv", 32),
+        "model_folder": tiny.llama(folder / "llama"),
+        "kind": "causal_lm",
+    }
 
 
 def test_a_study_compares_methods_on_a_classifier(tmp_path):
     study = yaml.safe_load((RECIPE / "study.yaml").read_text())
     methods = ["fine_tune", "ewc", "er", "joint"]
     assert set(methods) <= set(study["methods"])
-    found = run(tmp_path, methods, *labelled(tmp_path), "--tasks", "[second, first]")
+    found = run(tmp_path, methods, {**labelled(tmp_path), "tasks": "[second, first]"})
     for results in found:
         assert results["recipe"] == "HuggingFace/finetune"
         assert results["stream"] == ["second", "first"]
@@ -63,15 +65,16 @@ def test_a_study_compares_methods_on_a_classifier(tmp_path):
 
 @pytest.mark.parametrize("kind", ["classification", "causal_lm"])
 def test_a_run_goes_on_where_it_was_interrupted(kind, tmp_path, monkeypatch):
+    per_task = {"classification": 3, "causal_lm": 2}[kind]  # steps
     settings = (labelled if kind == "classification" else answers)(tmp_path)
-    settings = [*settings, "--ckpt_interval_steps", "1"]
-    expected = [one["matrix"] for one in run(tmp_path, ["fine_tune", "er"], *settings)]
+    settings["ckpt_interval_steps"] = 1
+    expected = [one["matrix"] for one in run(tmp_path, ["fine_tune", "er"], settings)]
     (tmp_path / "results").rename(tmp_path / "whole")
     inner, steps = torch.optim.AdamW.step, []
 
     def interrupted(self, *args):
         steps.append(len(steps))
-        if len(steps) in (2, 6):  # in the first task and in the second
+        if len(steps) in (2, per_task + 3):  # in the first task and in the second
             raise KeyboardInterrupt
         return inner(self, *args)
 
@@ -80,23 +83,23 @@ def test_a_run_goes_on_where_it_was_interrupted(kind, tmp_path, monkeypatch):
         steps.clear()
         for _ in range(2):
             with pytest.raises(KeyboardInterrupt):
-                run(tmp_path, [method], *settings)
-        assert run(tmp_path, [method], *settings)[0]["matrix"] == matrix
-        assert len(steps) == {"classification": 6, "causal_lm": 4}[kind] + 2, "none is made twice"
+                run(tmp_path, [method], settings)
+        assert run(tmp_path, [method], settings)[0]["matrix"] == matrix
+        assert len(steps) == 2 * per_task + 2, "none is made twice"
 
 
 def test_an_encoder_and_decoder_by_exact_matches(tmp_path):
-    file = tiny.answer_table(tmp_path / "answers.csv", 32)
-    settings = ["--kind", "seq2seq", "--data_csv", file, "--metric", "exact_match"]
-    (results,) = run(tmp_path, ["er"], *settings, "--model_folder", tiny.t5(tmp_path / "t5"))
+    settings = {**answers(tmp_path), "kind": "seq2seq", "metric": "exact_match"}
+    settings["model_folder"] = tiny.t5(tmp_path / "t5")
+    (results,) = run(tmp_path, ["er"], settings)
     assert (results["metric"], results["higher_is_better"]) == ("exact_match", True)
     assert results["train_sizes"][0] == {"items": 16}
 
 
 def test_images_and_names(tmp_path):
-    settings = ["--kind", "image_text", "--data_csv", tiny.image_table(tmp_path)]
-    settings += ["--model_folder", tiny.clip(tmp_path / "clip"), "--template", "w1 {}"]
-    (results,) = run(tmp_path, ["er"], *settings)
+    settings = {"kind": "image_text", "data_csv": tiny.image_table(tmp_path)}
+    settings |= {"model_folder": tiny.clip(tmp_path / "clip"), "template": "w1 {}"}
+    (results,) = run(tmp_path, ["er"], settings)
     assert results["stream"] == ["light", "colour"]
     assert results["metric"] == "accuracy"
 
@@ -117,9 +120,9 @@ def test_texts_of_a_folder_train_a_small_model_from_nothing(tmp_path):
     sizes = json.loads((RECIPE / "small_llama.json").read_text())
     sizes |= {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
     (tmp_path / "config.json").write_text(json.dumps(sizes))
-    settings = ["--kind", "causal_lm", "--data_csv", file, "--tokenizer", "bytes"]
-    settings += ["--model_folder", tmp_path / "config.json", "--tasks", "[sea, land]"]
-    (results,) = run(tmp_path, ["fine_tune"], *settings, "--max_length", "64", "--lr", "0.01")
+    settings = {"kind": "causal_lm", "data_csv": file, "tokenizer": "bytes", "lr": 0.01}
+    settings |= {"model_folder": tmp_path / "config.json", "tasks": "[sea, land]"}
+    (results,) = run(tmp_path, ["fine_tune"], {**settings, "max_length": 64})
     assert results["stream"] == ["sea", "land"]
     assert results["matrix"][0][0] < 0.5 * results["zero_shot"][0]
     assert prepare.main([str(tmp_path), str(file)]) == 1, "no subfolder has texts"
@@ -128,25 +131,24 @@ def test_texts_of_a_folder_train_a_small_model_from_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (["--model_folder", "nowhere"], "nowhere: no such folder"),
-        (["--kind", "seq2seq"], "no column prompt, answer"),
-        (["--kind", "speech"], "kind is 'speech'"),
-        (["--max_length", "64"], "max_length is 64: set it from 4 to 32"),
-        (["--label_space", "all"], "label_space is 'all'"),
-        (["--tasks", "[first, third]"], "no task .'third'."),
-        (["--tokenizer", "bytes"], "has 259 tokens but the model 21"),
-        (["--data_csv", "none.csv"], "none.csv.*no such file"),
+        ({"model_folder": "nowhere"}, "nowhere: no such folder"),
+        ({"kind": "seq2seq"}, "no column prompt, answer"),
+        ({"kind": "speech"}, "kind is 'speech'"),
+        ({"max_length": 64}, "max_length is 64: set it from 4 to 32"),
+        ({"label_space": "all"}, "label_space is 'all'"),
+        ({"tasks": "[first, third]"}, "no task .'third'."),
+        ({"tokenizer": "bytes"}, "has 259 tokens but the model 21"),
+        ({"data_csv": "none.csv"}, "none.csv.*no such file"),
     ],
 )
 def test_wrong_settings_are_refused_before_anything_is_written(wrong, message, tmp_path):
-    settings = dict(zip(*[iter(labelled(tmp_path))] * 2, strict=True)) | {wrong[0]: wrong[1]}
     with pytest.raises(ValueError, match=message) as caught:
-        run(tmp_path, ["fine_tune"], *(text for pair in settings.items() for text in pair))
+        run(tmp_path, ["fine_tune"], labelled(tmp_path) | wrong)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "results").exists()
 
 
 def test_a_wrong_metric_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(ValueError, match="metric is 'bleu': use perplexity or exact_match"):
-        run(tmp_path, ["er"], *answers(tmp_path), "--metric", "bleu")
+        run(tmp_path, ["er"], answers(tmp_path) | {"metric": "bleu"})
     assert not (tmp_path / "results").exists()

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy
 import pytest
+import torch
 import yaml
 
+from speechcl.backbones.speech_encoder import looked_at
 from speechcl.engine import Engine
 from speechcl.experiment import Experiment
 from speechcl.reports import render_report, summary_table
@@ -146,6 +148,19 @@ def test_a_frozen_encoder_learns_from_waveforms(data, tmp_path):
         results = read_results(folder / "results.json")
         assert len(results["matrix"]) == 2
     assert next((tmp_path / "corpus").glob("*/samples.i16")).stat().st_size > 0
+
+
+def test_features_are_padded_and_standardised_by_the_first_task(data, tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr(Experiment, "run", lambda self, stream, about: kept.append((self, stream)))
+    run(data, tmp_path)
+    experiment, stream = kept[0]
+    features, model = stream[0].train.features, experiment.base["model"]
+    assert features.shape == (16, 101, 40)
+    assert (features[:, -1] == features[:, -1, :1]).all(), "silence follows a short clip"
+    frames = features[looked_at(features)]
+    assert 15 * 16 < len(frames) < 30 * 16
+    torch.testing.assert_close(model.mean, frames.mean(0))
 
 
 def test_the_encoder_hears_16_khz_and_the_pack_is_8(data, tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ the model's former skill is measured.
 import functools
 import math
 import statistics
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -31,7 +32,7 @@ MEANING, SENSES, WIDTH = 16, 48, 96  # sizes of meanings, of clips, of the model
 KNOWN, HOLD, DOMAINS, CLASSES, SHOTS, TESTS = 300, 60, 5, 15, 16, 20
 VARIETY, NOISE = 0.14, 0.3  # of meanings within a class, of clips
 OFFSET = 0.5  # of domains' clips
-SCALE = 25.0
+SCALE = 25.0  # of cosines
 STRONG, MILD = 1.7, 1.3  # angles in rad, by which domains are turned at most
 TARGETS = ["hear", "think", "speak"]  # the layers to adapt
 PRETRAINING_STEPS, EPOCHS = 1500, 75  # 75 epochs of 4 batches
@@ -55,7 +56,7 @@ class MiniClip(nn.Module):
 
 
 def logits(meaning: Tensor, text: Tensor) -> Tensor:
-    """Return scaled cosines, shape (clips, classes); the scale stays as CLIP's was at its start."""
+    """Return scaled cosines, shape (clips, classes)."""
     return SCALE * meaning @ text.t()
 
 
@@ -82,7 +83,7 @@ class World:
         self.generator = torch.Generator().manual_seed(seed)
         classes = KNOWN + HOLD + DOMAINS * CLASSES
         self.text = functional.normalize(self.randn(classes, MEANING), dim=1)
-        self.show = self.randn(SENSES, MEANING) / math.sqrt(MEANING) * 2.0
+        self.show = self.randn(SENSES, MEANING) / 2
         self.turns, self.offsets = [torch.eye(SENSES)], [torch.zeros(SENSES)]
         for _ in range(DOMAINS):
             noise = self.randn(SENSES, SENSES)
@@ -251,6 +252,16 @@ def live(
         drift=distance(weights[0], weights[-1]),
         engine=engine,
     )
+
+
+def mean_life(make: Callable[[], Method], folder: Path, seeds: Sequence[int]) -> dict[str, float]:
+    """Return the means over several lives, by the names of ``Outcome``."""
+    outcomes = [live(make(), folder / str(seed), seed=seed) for seed in seeds]
+    return {
+        name: statistics.mean(getattr(one, name) for one in outcomes)
+        for name in vars(outcomes[0])
+        if name != "engine"
+    }
 
 
 def base_weights(engine: Engine) -> dict[str, Tensor]:

@@ -101,6 +101,14 @@ def test_memory_is_that_of_all_atoms(tmp_path):
     assert results["memory_bytes"] == 4 * sum(p.numel() for p in parameters) > 0
 
 
+def test_layers_out_of_reach_are_named_before_any_training(tmp_path):
+    model = ToyNet()
+    model.unused = nn.Linear(2, 2)
+    engine = toy_engine(tmp_path, MoRA(["hidden", "unused"]), model=model)
+    with pytest.raises(ValueError, match="does not depend on the adapter of unused"):
+        engine.run()
+
+
 @pytest.mark.parametrize("scale", [1e3, 1e-3])
 def test_gradients_are_clipped_to_a_norm_of_one(scale, tmp_path, monkeypatch):
     loss = DetectionBrain.task_loss

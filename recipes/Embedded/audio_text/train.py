@@ -31,7 +31,10 @@ def main(argv):
     with Path(file).open(encoding="utf-8") as stream:
         hparams = load_hyperpyyaml(stream, overrides)
     torch.set_num_threads(1)
-    words, hold = ((PUBLISHED / name).read_text().split() for name in ("words.txt", "hold.txt"))
+    words, hold = (
+        Path(hparams[name] or PUBLISHED / f"{name}.txt").read_text(encoding="utf-8").split()
+        for name in ("words", "hold")
+    )
     options = {"folder": hparams["corpus_folder"], "workers": hparams["workers"]}
     clips = speak_words(words, hparams["clips_per_word"], seed=0, **options)
     batches = WordBatches(clips, hparams["batch_size"], hparams["seed"])
@@ -44,6 +47,7 @@ def main(argv):
     with atomic_path(folder / "measured.json") as temporary:
         temporary.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(measured))
+    return measured
 
 
 def train(hparams, batches):
