@@ -79,7 +79,8 @@ def whole_batch(rows: Tensor) -> Tensor:
     A loss that is computed alike in every process, from the whole batch, has in each a gradient
     through its own rows only. The engine weights a loss by the share of the process's rows and
     averages over processes, which suits means over them; with the inverse in the gradient, the
-    sum of what all processes contribute is the gradient of the whole, exactly.
+    sum of what all processes contribute is the gradient of the whole, exactly. All processes must
+    call it, also one that has no rows.
 
     Arguments
     ---------

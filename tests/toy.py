@@ -24,6 +24,7 @@ from speechcl.methods import (
     RWM,
     SI,
     SLM,
+    CoDyRA,
     DERpp,
     FineTune,
     Joint,

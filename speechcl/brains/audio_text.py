@@ -25,9 +25,9 @@ class AudioTextBrain(ClassificationBrain):
     The loss is the cross-entropy of each clip over names, plus that of each name over the clips of
     the batch (``speechcl.contrastive.name_loss``, which has two oddities of its own). Names of the
     task's own classes are embedded anew in every step; those of all other classes once, as the task
-    begins. A test clip is compared with the names of all classes of the stream, also those of tasks
-    to come, so that every row of the score matrix says what was forgotten and what was lost of
-    knowing words unseen.
+    begins, and only clips of a memory are placed among them. A test clip is compared with the names
+    of all classes of the stream, also those of tasks to come, so that every row of the score matrix
+    says what was forgotten and what was lost of knowing words unseen.
 
     Arguments
     ---------

@@ -305,6 +305,8 @@ def real_counts(inputs: Tensor, lengths: Tensor | None) -> Tensor:
     tensor([2, 8])
     >>> real_counts(torch.zeros(1, 3), torch.tensor([[1, 1, 0]]))
     tensor([2])
+    >>> real_counts(torch.zeros(1, 3), torch.tensor([[1, 1, 0]]))
+    tensor([2])
     """
     items, time = inputs.shape[:2]
     if lengths is None:
@@ -315,6 +317,8 @@ def real_counts(inputs: Tensor, lengths: Tensor | None) -> Tensor:
         if (lengths != 0)[:, 1:].logical_and(lengths[:, :-1] == 0).any():
             raise ValueError("a mask has a 1 after a 0: pad on the right")
         return counts
+    if lengths.shape == (items, time):
+        lengths = lengths.float().mean(1)
     if lengths.shape != (items,):
         raise ValueError(
             f"lengths are of shape {tuple(lengths.shape)}: give one for each of {items} items, or "

@@ -28,18 +28,26 @@ class Retrieving(nn.Module):
     model : nn.Module
         The model; its attributes can be reached through this.
     encoder : nn.Module
-        Maps the model's first input to queries (batch, width); frozen, and independent of the bank.
+        Maps inputs of the model to queries (batch, width); frozen, and independent of the bank.
     retriever : KeyRetriever
         Maps queries to slot weights.
     over_batch : bool
         One mixture for the whole batch.
+    encoder_inputs : int
+        How many of the model's inputs the encoder is given.
     """
 
     def __init__(
-        self, model: nn.Module, encoder: nn.Module, retriever: KeyRetriever, over_batch: bool
+        self,
+        model: nn.Module,
+        encoder: nn.Module,
+        retriever: KeyRetriever,
+        over_batch: bool = False,
+        encoder_inputs: int = 1,
     ) -> None:
         super().__init__()
-        self.model, self.retriever, self.over_batch = model, retriever, over_batch
+        self.model, self.retriever = model, retriever
+        self.over_batch, self.encoder_inputs = over_batch, encoder_inputs
         self.encoder = encoder.requires_grad_(False)
         # which tasks' slots may be retrieved while training, and in evaluation; None for all
         self.tasks: dict[bool, Sequence[int] | None] = {True: None, False: None}
@@ -48,7 +56,7 @@ class Retrieving(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Retrieve, then run the model with what was retrieved."""
         with torch.no_grad():
-            queries = self.encoder(args[0] if args else next(iter(kwargs.values())))
+            queries = self.encoder(*[*args, *kwargs.values()][: self.encoder_inputs])
         if self.heard is not None:
             self.heard.append(queries)
         if self.retriever.tasks == 0:
@@ -78,7 +86,7 @@ class SLM(AdapterMethod):
     targets, train
         As in ``AdapterMethod``; as published, the output projection of every attention block.
     encoder : nn.Module
-        Maps the model's first input to queries (batch, width), by weights that never change: see
+        Maps inputs of the model to queries (batch, width), by weights that never change: see
         ``speechcl.memory.query_encoders``.
     retriever : KeyRetriever
         How keys are learnt and slots retrieved; it says how many slots a task gets.
@@ -89,6 +97,8 @@ class SLM(AdapterMethod):
     over_batch : bool
         Retrieve for the batch as a whole, as released. A batch from one task is far easier to place
         than a single input, so figures with it are not comparable.
+    encoder_inputs : int
+        How many of the model's inputs the encoder is given: 1, or 2 where a mask comes second.
     key_steps : int
         Steps that are made at least to learn a task's keys.
     help_from_old : bool
@@ -117,12 +127,14 @@ class SLM(AdapterMethod):
         rank: int = 12,
         init_std: float | None = None,
         over_batch: bool = False,
+        encoder_inputs: int = 1,
         key_steps: int = 1000,
         help_from_old: bool = False,
     ) -> None:
         super().__init__(targets, train)
         self.spec = RetrievedBank(retriever.slots, rank, init_std, over_batch)
-        self.parts = (encoder, retriever)  # a tuple, as a method must not hold modules
+        # a tuple, as a method must not hold modules
+        self.parts = (encoder, retriever, over_batch, encoder_inputs)
         self.key_steps, self.help_from_old = key_steps, help_from_old
         self.tasks, self.width, self.growing, self.bytes = 0, 0, False, 0
         self.wrapped: tuple[Retrieving, ...] = ()
@@ -138,7 +150,7 @@ class SLM(AdapterMethod):
     def build(self, modules: nn.ModuleDict, structure: dict) -> None:
         """Wrap the model, grow bank and keys to the structure's tasks, freeze if it says so."""
         if not isinstance(modules["model"], Retrieving):
-            modules["model"] = Retrieving(modules["model"], *self.parts, self.spec.over_batch)
+            modules["model"] = Retrieving(modules["model"], *self.parts)
         root: Any = modules["model"]
         self.wrapped = (root,)
         self.width = structure["width"]

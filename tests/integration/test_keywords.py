@@ -119,6 +119,15 @@ def test_an_interrupted_run_goes_on_with_the_same_numbers(two_runs, data, tmp_pa
     assert read_results(found / "results.json")["matrix"] == expected["matrix"]
 
 
+def test_every_other_method_runs(two_runs, data, tmp_path):
+    options = ["--classes", "[one, bed]", "--classes_per_task", "1", "--epochs", "1"]
+    methods = sorted(METHODS - {"fine_tune", "er"})
+    folders = run(data, tmp_path, *options, methods=methods, quick=["--batch_size", "8"])
+    kept = [read_results(folder / "results.json")["memory_bytes"] for folder in folders]
+    assert len(kept) == 4
+    assert all(kept)
+
+
 def test_domains_are_learnt_one_after_another(two_runs, data, tmp_path):
     options = ["--scenario", "domain", "--domains", "[bob, ann]"]
     options += ["--classes", "[one, bed]", "--epochs", "1", "--loss_over", "own"]
