@@ -132,7 +132,7 @@ def rate_answers(logits: Tensor, labels: Tensor) -> Answers:
         logits.flatten(0, 1), labels.flatten(), reduction="none", ignore_index=IGNORED
     ).view(labels.shape)
     wrong = (logits.argmax(dim=2) != labels) & counts
-    return Answers(-losses.mean(dim=1), (~wrong.any(dim=1)).float())
+    return Answers(-losses.sum(dim=1) / counts.sum(dim=1), (~wrong.any(dim=1)).float())
 
 
 def perplexity(log_p: numpy.ndarray, tokens: numpy.ndarray) -> float:
@@ -155,4 +155,4 @@ def perplexity(log_p: numpy.ndarray, tokens: numpy.ndarray) -> float:
     >>> round(perplexity(numpy.log([0.5, 0.125]), numpy.array([3, 1])), 3)  # 2^1.5
     2.828
     """
-    return float(numpy.exp(-(log_p * tokens).sum() / tokens.sum()))
+    return float(numpy.exp(-log_p.mean()))

@@ -107,7 +107,8 @@ class _Engine:
 
 
 @contextmanager
-def _fresh_engine() -> Iterator[_Engine]:
+def fresh_engine() -> Iterator[_Engine]:
+    """Load espeak-ng anew for a while; one utterance or many are asked of what it yields."""
     # Flutter and rounding carry over from one utterance to the next, past espeak_Terminate even:
     # only loading the library anew (6 ms) makes an utterance independent of the one before.
     with _LOCK:
@@ -162,7 +163,7 @@ def speak(
         raise ValueError(f"pitch is {pitch}: set it between 0 and 99")
     if not any(character.isalnum() for character in text):
         raise ValueError(f"text {text!r} has nothing to say: give at least one letter or digit")
-    with _fresh_engine() as engine:
+    with fresh_engine() as engine:
         engine.set_voice(voice)
         samples = engine.synthesise(text, rate_wpm, pitch, seed)
     if not samples.any():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 
-from speechcl.data.espeak import _fresh_engine
+from speechcl.data.espeak import fresh_engine
 
 _UTF8 = 1
 _IPA = 0x02
@@ -40,7 +40,7 @@ def phones(text: str, voice: str = "en-us") -> str:
     >>> phones("seven"), phones("Smart mirror"), phones("7")
     ('sɛvən', 'smɑɹt mɪɹɚ', 'sɛvən')
     """
-    with _fresh_engine() as engine:
+    with fresh_engine() as engine:
         engine.set_voice(voice)
         translate = engine.library.espeak_TextToPhonemes
         translate.restype = ctypes.c_char_p

@@ -1,5 +1,6 @@
 """Figures of merit: detection error rates, their intervals, and continual-learning summaries."""
 
+from speechcl.metrics.accuracy import accuracy
 from speechcl.metrics.bootstrap import average_eer_interval, eer_interval
 from speechcl.metrics.breakdown import error_rates
 from speechcl.metrics.calibration import Calibration, cllr, fit_calibration, min_cllr
@@ -13,10 +14,12 @@ from speechcl.metrics.cost import (
     min_tdcf_from_rates,
 )
 from speechcl.metrics.detection import det_curve, eer, eer_per_attack, pooled_eer, worst_attack
+from speechcl.metrics.transfer import transfer_summary
 
 __all__ = [
     "AsvRates",
     "Calibration",
+    "accuracy",
     "act_dcf",
     "asv_rates",
     "average_eer_interval",
@@ -33,5 +36,6 @@ __all__ = [
     "min_tdcf",
     "min_tdcf_from_rates",
     "pooled_eer",
+    "transfer_summary",
     "worst_attack",
 ]
