@@ -48,14 +48,15 @@ def test_every_hook_of_the_guide_exists():
 
 
 README = GUIDE.parents[1] / "README.md"
+ADAPTERS = GUIDE.parent / "adapters.md"
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README.read_text(), re.DOTALL)
+def blocks(language, page=README):
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
 
 
-@pytest.mark.parametrize("block", blocks("python"), ids=lambda block: block.splitlines()[0])
-def test_the_readmes_examples_run(block, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("block", blocks("python") + blocks("python", ADAPTERS))
+def test_the_examples_of_readme_and_adapters_run(block, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     exec(block, {})
     assert capsys.readouterr().out.strip()
