@@ -27,7 +27,8 @@ lint: $(VENV)/installed-dev
 
 bench: $(VENV)/installed-core
 	for script in projector_update import_time engine_overhead method_step \
-		cl_step_overhead metrics_report data_read detector_latency; do \
+		cl_step_overhead metrics_report data_read detector_latency \
+		osft_init osft_step; do \
 		$(BIN)/python benchmarks/$$script.py || exit 1; \
 	done
 

@@ -44,7 +44,7 @@ def adapted(net: nn.Module) -> nn.Module:
     insert(net, LoRA(RANK, ALPHA), "*")
     with torch.no_grad():
         for parameter in adapter_parameters(net):
-            parameter.normal_(std=0.02)
+            parameter.normal_(std=0.1)
             parameter.requires_grad_(False)
     return net
 

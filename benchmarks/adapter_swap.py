@@ -54,12 +54,15 @@ class Ours:
             save_peft(self.model, folder / "peft", "first")
 
     def add(self, name: str) -> None:
+        """Attach the voice once more."""
         attach(self.model, self.file, name)
 
     def switch(self, name: str) -> None:
+        """Let one voice act."""
         activate(self.model, name)
 
     def remove(self, name: str) -> None:
+        """Take one out."""
         remove(self.model, name)
 
     def check(self) -> None:
@@ -79,12 +82,15 @@ class Peft:
         self.model = PeftModel.from_pretrained(model, self.file.parent, adapter_name="first").eval()
 
     def add(self, name: str) -> None:
+        """Load the voice once more."""
         self.model.load_adapter(self.file.parent, name)
 
     def switch(self, name: str) -> None:
+        """Let one voice act."""
         self.model.set_adapter(name, inference_mode=True)
 
     def remove(self, name: str) -> None:
+        """Take one out."""
         self.model.delete_adapter(name)
 
 

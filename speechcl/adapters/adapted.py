@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd
 
-from speechcl.adapters.kept import KeptWeight, wants_gradient
+from speechcl.adapters.kept import KeptWeight, can_be_watched, wants_gradient
 from speechcl.adapters.layer import AdapterLayer, add_branch
 from speechcl.adapters.matrices import as_matrix, as_weight, slots_of, transposed_linears
 
@@ -78,12 +78,16 @@ class Adapted:
         if wants_gradient(basis):
             weights.clear()  # some optimizers write through .data, which leaves no trace
             return self._fold(attribute, chosen)
-        if not KeptWeight.can_rest_on(basis):
+        if torch.compiler.is_compiling():
             return self._fold(attribute, chosen)
-        if attribute not in weights or not weights[attribute].rests_on(basis):
-            with torch.inference_mode(False), torch.no_grad():
-                weights[attribute] = KeptWeight(self._fold(attribute, chosen), basis)
-        return weights[attribute].weight
+        if attribute in weights and weights[attribute].rests_on(basis):
+            return weights[attribute].weight
+        if not can_be_watched(basis):
+            return self._fold(attribute, chosen)
+        with torch.inference_mode(False), torch.no_grad():
+            kept = KeptWeight(self._fold(attribute, chosen), basis)
+        weights[attribute] = kept
+        return kept.weight
 
     def _fold(self, attribute: str, chosen: dict[str, tuple[slice, list[AdapterLayer]]]) -> Tensor:
         module: Any = self
@@ -262,13 +266,14 @@ def _tensors_behind(module: nn.Module, layers: list[AdapterLayer]) -> list[Tenso
     Of the base these are the tensors that are stored: weight normalisation computes a new weight
     from them every time.
     """
-    chains = module._modules.get("parametrizations")
-    holders = [module, *(() if chains is None else chains.modules())]
-    for layer in layers:
-        holders += layer.modules()
+    holders: list[nn.Module] = [module]
+    for part in (module._modules.get("parametrizations"), *layers):
+        if part is not None:
+            holders += part.modules() if part._modules else (part,)
     return [
         tensor
         for holder in holders
-        for tensor in (*holder._parameters.values(), *holder._buffers.values())
+        for tensors in (holder._parameters, holder._buffers)
+        for tensor in tensors.values()
         if tensor is not None
     ]

@@ -20,6 +20,19 @@ def wants_gradient(basis: Sequence[Tensor]) -> bool:
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in basis)
 
 
+def can_be_watched(basis: Sequence[Tensor]) -> bool:
+    """Say whether later changes of all these tensors can be seen.
+
+    Example
+    -------
+    >>> with torch.inference_mode():
+    ...     can_be_watched([torch.zeros(1)])
+    False
+    """
+    wrapped: Any = torch._C._functorch.is_functorch_wrapped_tensor
+    return not any(tensor.is_inference() or wrapped(tensor) for tensor in basis)
+
+
 class KeptWeight:
     """A weight and what it rests on.
 
@@ -50,14 +63,6 @@ class KeptWeight:
     def __init__(self, weight: Tensor, basis: Sequence[Tensor]) -> None:
         self.weight = weight
         self._basis = [(tensor, tensor.detach(), tensor._version) for tensor in basis]
-
-    @staticmethod
-    def can_rest_on(basis: Sequence[Tensor]) -> bool:
-        """Say whether changes of all these tensors can be seen."""
-        if torch.compiler.is_compiling():
-            return False
-        wrapped: Any = torch._C._functorch.is_functorch_wrapped_tensor
-        return not any(tensor.is_inference() or wrapped(tensor) for tensor in basis)
 
     def rests_on(self, basis: Sequence[Tensor]) -> bool:
         """Say whether the weight would be the same if it were computed from these tensors now."""

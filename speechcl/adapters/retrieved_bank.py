@@ -64,7 +64,9 @@ class RetrievedBank(Adapter):
 
     def remake(self, shape: WeightShape, tensors: Mapping[str, Tensor]) -> AdapterLayer:
         """Return a layer with as many slots as were saved."""
-        kept, new = (len(tensors[name]) for name in ("kept_down", "new_down"))
+        # not by len(): a hostile file may claim many rows of nothing
+        saved = (tensors[name].numel() for name in ("kept_down", "new_down"))
+        kept, new = (numbers // shape.columns for numbers in saved)
         return RetrievedBankLayer(self, shape, kept=kept, new=new)
 
 

@@ -67,18 +67,21 @@ class SubspaceCore(Adapter):
 
     def make(self, shape: WeightShape) -> SubspaceLayer:
         """Cut the weight, and return a layer that changes nothing yet."""
-        rank = _Grouping(shape).rank
-        if rank < 2:
+        rank = splittable_rank(shape)
+        k = self.by_layer.get(shape.path, preserved_rank(1.0, rank, 0.0, self.preserved))
+        if not 0 < k < rank:
             raise ValueError(
-                f"the weight of '{shape.path}' has rank {rank} in each of {shape.groups} groups, "
-                "so nothing of it can be set apart: leave it out of targets"
+                f"by_layer protects {k} directions of '{shape.path}', whose weight has rank "
+                f"{rank}: give 1 to {rank - 1}"
             )
-        k = self.by_layer.get(shape.path) or preserved_rank(1.0, rank, 0.0, self.preserved)
         return self._layer(shape, k)
 
     def remake(self, shape: WeightShape, tensors: Mapping[str, Tensor]) -> SubspaceLayer:
         """Return a layer that protects as many directions as the saved one."""
-        return self._layer(shape, int(tensors["preserved"]))
+        preserved = tensors["preserved"]
+        if preserved.numel() != 1 or preserved.is_floating_point():
+            raise ValueError("preserved is not a whole number")
+        return self._layer(shape, int(preserved))
 
     def _layer(self, shape: WeightShape, preserved: int) -> SubspaceLayer:
         grouping = _Grouping(shape)
@@ -105,6 +108,29 @@ class _Grouping:
 
     def flat(self, stack: Tensor) -> Tensor:
         return stack.movedim(0, 1).flatten(1) if self.by_columns else stack.flatten(0, 1)
+
+
+def splittable_rank(shape: WeightShape) -> int:
+    """Return the rank that a weight has at most, in each of its groups.
+
+    Raises
+    ------
+    ValueError
+        If it is 1, naming the layer.
+
+    Example
+    -------
+    >>> splittable_rank(WeightShape(8, 3, torch.zeros(8, 3), groups=4))
+    2
+    """
+    rank = _Grouping(shape).rank
+    if rank < 2:
+        raise ValueError(
+            f"the weight of '{shape.path}' has rank {rank}"
+            f"{f' in each of its {shape.groups} groups' if shape.groups > 1 else ''}, so nothing "
+            "of it can be set apart: leave it out of targets"
+        )
+    return rank
 
 
 class SubspaceLayer(AdapterLayer):

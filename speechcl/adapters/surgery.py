@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from speechcl.adapters.adapted import MARK, adapt, restore
@@ -82,6 +83,7 @@ class _Book:
     froze: set[str] = field(default_factory=set)
 
 
+@torch.inference_mode(False)  # what is made here shall be fit for training
 def insert(
     model: nn.Module,
     adapter: Adapter,
@@ -122,7 +124,6 @@ def insert(
 
     Example
     -------
-    >>> import torch
     >>> from speechcl.adapters import LoRA
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> print(insert(net, LoRA(rank=2), targets="*", example=torch.ones(1, 4)))
@@ -173,6 +174,7 @@ def extract(model: nn.Module, name: str = "default") -> AdapterState:
     return AdapterState(record.spec, tensors, record.fingerprint)
 
 
+@torch.inference_mode(False)
 def attach(
     model: nn.Module, source: AdapterState | str | Path, name: str = "default"
 ) -> InsertReport:

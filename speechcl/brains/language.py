@@ -155,4 +155,4 @@ def perplexity(log_p: numpy.ndarray, tokens: numpy.ndarray) -> float:
     >>> round(perplexity(numpy.log([0.5, 0.125]), numpy.array([3, 1])), 3)  # 2^1.5
     2.828
     """
-    return float(numpy.exp(-log_p.mean()))
+    return float(numpy.exp(-(log_p * tokens).sum() / tokens.sum()))

@@ -187,7 +187,6 @@ class KeyRetriever(nn.Module):
         self.build({"tasks": self.tasks + 1, "width": queries.shape[1]})
         self.keys[:, -self.slots :] = functional.normalize(keys.detach(), dim=2)
 
-    @torch.no_grad()
     def forward(self, queries: Tensor, tasks: Sequence[int] | None = None) -> Tensor:
         """Weigh the slots for each query by itself.
 
@@ -212,7 +211,6 @@ class KeyRetriever(nn.Module):
         """
         return self._weights(self._similarity(queries), tasks)
 
-    @torch.no_grad()
     def over_batch(self, queries: Tensor, tasks: Sequence[int] | None = None) -> Tensor:
         """Weigh the slots for the batch as a whole, as released; else like ``forward``.
 
@@ -288,7 +286,7 @@ class KeyRetriever(nn.Module):
             raise ValueError(
                 "queries hold NaN or infinity: look for silent, empty or damaged clips"
             )
-        return queries.detach().to(self.keys.dtype)
+        return queries.detach().to(self.keys.dtype)  # so that no gradient reaches an encoder
 
     def _check_width(self, width: int) -> None:
         if width % self.groups:

@@ -305,8 +305,6 @@ def real_counts(inputs: Tensor, lengths: Tensor | None) -> Tensor:
     tensor([2, 8])
     >>> real_counts(torch.zeros(1, 3), torch.tensor([[1, 1, 0]]))
     tensor([2])
-    >>> real_counts(torch.zeros(1, 3), torch.tensor([[1, 1, 0]]))
-    tensor([2])
     """
     items, time = inputs.shape[:2]
     if lengths is None:

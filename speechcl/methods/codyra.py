@@ -58,7 +58,8 @@ class CoDyRA(AdapterMethod):
         "soft", the paper's threshold, or "official", that of its released code.
     gate_lr_scale : float
         Learning rate of the gates over that of the rest. With 1, the paper's choice, the first
-        draw of the gates decides most of which terms survive; with 10 or 20 the data do.
+        draw of the gates decides most of which terms survive; with 10 or 20 the data do, and more
+        of them survive.
 
     Source
     ------

@@ -14,7 +14,7 @@ from speechcl.adapters import RankPolicy, SubspaceCore, adapter_layers
 from speechcl.adapters.adapted import can_branch
 from speechcl.adapters.matrices import as_matrix
 from speechcl.adapters.subspace import LayerImportance, relative_importance
-from speechcl.adapters.subspace_core import SubspaceLayer
+from speechcl.adapters.subspace_core import SubspaceLayer, splittable_rank
 from speechcl.adapters.targets import find_targets
 from speechcl.method import Step
 from speechcl.methods.adapter_method import AdapterMethod
@@ -95,19 +95,20 @@ class OSFT(AdapterMethod):
     def before_task(self, task: Task, engine: Engine) -> None:
         """Decide how much of each layer to protect, then cut the weights."""
         shapes, _ = find_targets(engine.modules["model"], self.targets, self.adapter())
+        ranks = {path: min(map(splittable_rank, slots.values())) for path, slots in shapes.items()}
         relative = relative_importance(self.importance) if self.importance else {}
         self.preserved = {
-            path: self.policy.preserved(min_side(slots), relative.get(path, 1.0), task.index)
-            for path, slots in shapes.items()
+            path: self.policy.preserved(rank, relative.get(path, 1.0), task.index)
+            for path, rank in ranks.items()
         }
-        few = [p for p, k in self.preserved.items() if min_side(shapes[p]) - k < FEW_DIRECTIONS]
+        few = [path for path, k in self.preserved.items() if ranks[path] - k < FEW_DIRECTIONS]
         if few:
             logger.warning(
                 "%d layers, such as %s, have fewer than %d directions left to learn in",
                 *(len(few), few[0], FEW_DIRECTIONS),
             )
         super().before_task(task, engine)
-        share = sum(self.preserved.values()) / sum(min_side(slots) for slots in shapes.values())
+        share = sum(self.preserved.values()) / sum(ranks.values())
         logger.info("protects %.0f %% of the directions of %d layers", 100 * share, len(shapes))
 
     def after_backward(self, step: Step) -> None:
@@ -144,15 +145,6 @@ def subspace_layers(model: nn.Module) -> list[SubspaceLayer]:
     """
     layers = (one for slots in adapter_layers(model).values() for one in slots.values())
     return [layer for layer in layers if isinstance(layer, SubspaceLayer)]
-
-
-def min_side(slots: dict[str, Any]) -> int:
-    """Return the rank that the weights of one module have at most, in each group."""
-    shape = next(iter(slots.values()))
-    rows, columns = shape.rows, shape.columns
-    if shape.by_columns:
-        return min(rows, columns // shape.groups)
-    return min(rows // shape.groups, columns)
 
 
 def measure_importance(engine: Engine, task: Task, paths: Sequence[str]) -> dict[str, float]:

@@ -66,6 +66,12 @@ class Retrieving(nn.Module):
         with slot_weights(self.model, weights[0] if self.over_batch else weights):
             return self.model(*args, **kwargs)
 
+    def train(self, mode: bool = True) -> Retrieving:
+        """Train the model, but never the encoder: queries must not change."""
+        super().train(mode)
+        self.encoder.eval()
+        return self
+
     def __getattr__(self, name: str) -> Any:
         """Look for what this has not in the model."""
         try:

@@ -14,6 +14,7 @@ from tests import tiny_transformers as tiny
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "HuggingFace" / "finetune"
 QUICK = {"max_length": 16, "batch_size": 8, "epochs": 1}
+ADAPTER_METHODS = ["lora", "codyra", "mora", "osft", "slm"]
 
 
 def run(folder, methods, settings):
@@ -61,6 +62,19 @@ def test_a_study_compares_methods_on_a_classifier(tmp_path):
         assert results["average_interval"][0] <= results["average_interval"][1]
     kept = [results["memory_bytes"] for results in found]
     assert kept[0] == 0 < min(kept[1:])
+
+
+def test_a_study_compares_adapters_in_a_frozen_model(tmp_path):
+    settings = {"targets": "'*.attention.output.dense'", "train": "'*classifier*'"}
+    found = run(tmp_path, ADAPTER_METHODS, {**labelled(tmp_path), **settings})
+    kept = {results["method"]: results["memory_bytes"] for results in found}
+    assert list(kept) == ["LoRA", "CoDyRA", "MoRA", "OSFT", "SLM"]
+    assert all(0 <= score <= 100 for one in found for row in one["matrix"] for score in row)
+    assert kept["LoRA"] == kept["CoDyRA"] == 0, "they are merged"
+    atom, layers, tasks = 4 * (16 + 16), 2, 2
+    assert kept["MoRA"] == 8 * atom * layers * tasks
+    keys, statistics = 4 * 4 * 5, 2 * 16  # groups, slots, channels and a constant; mean and scale
+    assert kept["SLM"] == 4 * 12 * atom * layers * tasks + 4 * (keys * tasks + statistics)
 
 
 @pytest.mark.parametrize("kind", ["classification", "causal_lm"])

@@ -241,7 +241,7 @@ def live(
     for task in start.stream:
         if not zero_shot:
             engine.learn(task)
-        weights.append({name: p.detach().clone() for name, p in base_weights(engine).items()})
+        weights.append(base_weights(engine))
         matrix.append(engine.evaluate()[0])
     return Outcome(
         **transfer_summary(matrix),
@@ -265,15 +265,17 @@ def mean_life(make: Callable[[], Method], folder: Path, seeds: Sequence[int]) ->
 
 
 def base_weights(engine: Engine) -> dict[str, Tensor]:
-    """Return the weights of the model itself, also where a method has wrapped it."""
-    found = {name.rpartition("model.")[2]: p for name, p in engine.modules.named_parameters()}
-    return {f"{layer}.weight": found[f"{layer}.weight"] for layer in TARGETS}
+    """Copy the weights that can be adapted, wherever in the modules a method has put them."""
+    named = dict(engine.modules.named_parameters())
+    keys = [f"{layer}.weight" for layer in TARGETS]
+    places = {key: next(name for name in named if name.endswith(key)) for key in keys}
+    return {key: named[place].detach().clone() for key, place in places.items()}
 
 
 def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
     """Return the norm of the difference of all weights that can be adapted."""
-    names = [f"{layer}.weight" for layer in TARGETS]
-    return math.sqrt(sum(float((one[n] - other[n]).square().sum()) for n in names))
+    keys = [f"{layer}.weight" for layer in TARGETS]
+    return math.sqrt(sum(float((one[key] - other[key]).square().sum()) for key in keys))
 
 
 @torch.no_grad()
