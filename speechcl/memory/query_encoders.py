@@ -315,8 +315,6 @@ def real_counts(inputs: Tensor, lengths: Tensor | None) -> Tensor:
         if (lengths != 0)[:, 1:].logical_and(lengths[:, :-1] == 0).any():
             raise ValueError("a mask has a 1 after a 0: pad on the right")
         return counts
-    if lengths.shape == (items, time):
-        lengths = lengths.float().mean(1)
     if lengths.shape != (items,):
         raise ValueError(
             f"lengths are of shape {tuple(lengths.shape)}: give one for each of {items} items, or "
