@@ -46,16 +46,21 @@ def synthesis(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.Tenso
         return model.decoder(*inputs)
 
 
+def relative_difference(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Of the waveforms' energy: single samples magnify rounding, as one ulp of each weight does."""
+    return float((a - b).norm() / b.norm())
+
+
 def check(model: nn.Module, inputs: tuple[torch.Tensor, ...], before: str) -> dict[str, float]:
     """Assert that merged equals unmerged and that removal is exact; return size and difference."""
     given, state = synthesis(model, inputs), extract(model, "voice")
     merged = copy.deepcopy(model)
     merge(merged, "voice")
-    difference = float((synthesis(merged, inputs) - given).abs().max())
-    assert difference <= TOLERANCE * max(1.0, float(given.abs().max())), difference
+    difference = relative_difference(synthesis(merged, inputs), given)
+    assert difference <= TOLERANCE, difference
     remove(model, "voice")
     assert base_fingerprint(model) == before, "the base has changed"
-    assert float((synthesis(model, inputs) - given).abs().max()) > 1e-3, "the voice does nothing"
+    assert relative_difference(synthesis(model, inputs), given) > 0.01, "the voice does nothing"
     attach(model, state, "voice")
     with tempfile.TemporaryDirectory() as folder:
         sizes = {}
@@ -63,7 +68,7 @@ def check(model: nn.Module, inputs: tuple[torch.Tensor, ...], before: str) -> di
             file = Path(folder) / name
             state.save(file, dtype)
             sizes[f"file_{name}_mb"] = round(file.stat().st_size / 1e6, 3)
-    return {"largest_difference": difference, **sizes}
+    return {"relative_difference": difference, **sizes}
 
 
 def first_after_switch_s(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> float:
@@ -120,7 +125,7 @@ def compare_peft(quick: bool) -> None:
         save_peft(ours, Path(folder) / "lora", "voice")
         theirs = PeftModel.from_pretrained(copy.deepcopy(dense), Path(folder) / "lora").eval()
     base = theirs.get_base_model()
-    difference = float((synthesis(ours, inputs) - synthesis(base, inputs)).abs().max())
+    difference = relative_difference(synthesis(ours, inputs), synthesis(base, inputs))
     assert difference <= TOLERANCE, difference
     sides = {"ours": ours, "peft": base, "dense": dense}
     found = interleaved(
@@ -136,7 +141,7 @@ def compare_peft(quick: bool) -> None:
         None,
         ours_over_dense=round(statistics.median(found["ours"]) / plain, 4),
         peft_over_dense=round(statistics.median(found["peft"]) / plain, 4),
-        largest_difference=difference,
+        relative_difference=difference,
         peft=peft_version,
     )
 

@@ -125,7 +125,7 @@ def add_branch(y: Tensor, x: Tensor, layer: AdapterLayer) -> Tensor:
     Arguments
     ---------
     y : Tensor
-        Output of the linear map, shape (..., rows).
+        Output of the linear map, shape (..., rows); written to where no gradient is wanted.
     x : Tensor
         Its input, shape (..., columns).
     layer : AdapterLayer
@@ -140,5 +140,9 @@ def add_branch(y: Tensor, x: Tensor, layer: AdapterLayer) -> Tensor:
     # one call that multiplies and adds: a separate sum would read and write y again
     if y.dtype != z.dtype:
         return y + functional.linear(z, layer.up()).to(y.dtype)
-    rows = y.reshape(-1, y.shape[-1])
-    return torch.addmm(rows, z.reshape(len(rows), -1), layer.up().t()).view(y.shape)
+    flat, up = y.reshape(-1, y.shape[-1]), layer.up()
+    z = z.reshape(len(flat), z.shape[-1])
+    in_place = flat.dtype == up.dtype and not torch.is_grad_enabled()  # autocast casts copies only
+    if in_place and not torch._C._are_functorch_transforms_active():
+        return flat.addmm_(z, up.t()).view(y.shape)  # no new memory, which costs the most
+    return torch.addmm(flat, z, up.t()).view(y.shape)

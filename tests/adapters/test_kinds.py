@@ -377,6 +377,39 @@ def test_one_item_without_a_batch(kind):
         assert torch.allclose(net(x[0, 0]), net(x)[0, 0], atol=1e-6)
 
 
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad])
+@pytest.mark.parametrize("kind", ["linear", "transposed linear"])
+def test_an_empty_batch(kind, mode):
+    net, (x,) = adapted(kind)
+    assert in_mode(mode, net, (x[:0],)).shape == (0, 3, 5)
+
+
+def test_a_branch_writes_to_nothing_but_its_own_output():
+    net, (x,) = adapted("linear")
+    kept = x.clone()
+    with torch.no_grad():
+        first = net(x)
+        copy_of_first = first.clone()
+        net(x + 1)
+    assert torch.equal(first, copy_of_first)
+    assert torch.equal(x, kept)
+
+
+def test_an_ensemble_of_adapters():
+    """Many adapters at once, by vmap over their weights."""
+    net, (x,) = adapted("linear")
+    weights = {name: p.detach() for name, p in net.named_parameters()}
+    ours = {name for name in weights if "adapters" in name}
+    many = {n: torch.stack([w, 2 * w]) if n in ours else w for n, w in weights.items()}
+    places = {name: 0 if name in ours else None for name in weights}
+    with torch.no_grad():
+        given = vmap(lambda w: functional_call(net, w, (x,)), (places,))(many)
+        assert close(given[0], net(x), 1e-6)
+        for parameter in adapter_parameters(net):
+            parameter.mul_(2)
+        assert close(given[1], net(x), 1e-6)
+
+
 def test_arguments_keep_their_names():
     (net, (x,)), (other, (y,)) = adapted("linear"), adapted("conv1d")
     assert torch.equal(net.layer(input=x), net.layer(x))

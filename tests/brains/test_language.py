@@ -146,7 +146,7 @@ def test_metrics_say_which_way_is_better(tmp_path):
 
 def test_logits_are_the_log_probabilities_of_right_and_wrong(tmp_path):
     brain = engine(tmp_path).evaluator
-    log_p = torch.tensor([-0.5, -3.0, -1e-9, -200.0], requires_grad=True)
+    log_p = torch.tensor([-0.5, -3.0, 0.0, -200.0], requires_grad=True)
     logits = brain.logits(Answers(log_p, torch.zeros(4)))
     p = log_p.exp()
     torch.testing.assert_close(logits[:2].exp(), torch.stack([p, 1 - p], dim=1)[:2])
