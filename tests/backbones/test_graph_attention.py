@@ -170,7 +170,7 @@ def test_group_norm_keeps_a_clip_to_itself_even_in_training(layer):
     together, _ = run(net, first, second, stack)
     for b in range(4):
         alone, _ = run(net, first[b : b + 1], second[b : b + 1], stack)
-        torch.testing.assert_close(together[b : b + 1], alone, rtol=0, atol=1e-5)
+        torch.testing.assert_close(together[b : b + 1], alone, rtol=0, atol=1e-4)
     assert not list(net.buffers())
 
 
