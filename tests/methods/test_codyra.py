@@ -127,7 +127,7 @@ def adam(p, grad, state, lr):
         p -= lr * unbiased / scale
 
 
-def learn_by_hand(model, task, start, *, prox, kappa_max, gate_lr_scale):
+def learn_by_hand(model, task, start, *, prox, kappa_max, dense_ratio, gate_lr_scale):
     """Train A, B, w and the classifier on a task, merge; return what was merged."""
     layers = {
         name: {key: tensor.clone().requires_grad_() for key, tensor in layer.items()}
@@ -140,7 +140,8 @@ def learn_by_hand(model, task, start, *, prox, kappa_max, gate_lr_scale):
     trained += model.classify.parameters()
     batches = EpochBatches(len(task.train), BATCH, seed=1009 + task.index)
     total, state = EPOCHS * len(batches), {}
-    dense, step = total / 2, int((total - total / 2) / 5)  # 5 levels
+    dense = dense_ratio * total
+    step = int((total - dense) / 5)  # 5 levels
     n = j = 0
     for epoch in range(1, EPOCHS + 1):
         batches.set_epoch(epoch)
@@ -167,12 +168,21 @@ def learn_by_hand(model, task, start, *, prox, kappa_max, gate_lr_scale):
     return layers
 
 
-@pytest.mark.parametrize(("prox", "gate_lr_scale"), [("soft", 1.0), ("official", 3.0)])
-def test_two_tasks_are_the_equations_a_layer_and_a_gate_at_a_time(prox, gate_lr_scale, tmp_path):
+@pytest.mark.parametrize(
+    ("prox", "dense_ratio", "gate_lr_scale"), [("soft", 0.5, 1.0), ("official", 0.3, 3.0)]
+)
+def test_two_tasks_are_the_equations_a_layer_and_a_gate_at_a_time(
+    prox, dense_ratio, gate_lr_scale, tmp_path
+):
     torch.manual_seed(7)
     model = MixedNet()
     twin = copy.deepcopy(model)
-    options = {"prox": prox, "kappa_max": 0.006, "gate_lr_scale": gate_lr_scale}
+    options = {
+        "prox": prox,
+        "kappa_max": 0.003 / (1 - dense_ratio),
+        "dense_ratio": dense_ratio,
+        "gate_lr_scale": gate_lr_scale,
+    }
     method = Watched(MIXED, "classify.*", rank=3, levels=5, **options)
     engine = adam_engine(tmp_path, method, model)
     engine.run()
@@ -236,7 +246,9 @@ def test_what_is_merged_is_what_was_learnt(tmp_path):
     engine = toy_engine(tmp_path, Looking(**ADAPTED, rank=8), epochs=5)
     engine.run()
     assert len(engine.method.ranks) == 3
-    assert engine.method.structure() == {"inserted": False, "ranks": engine.method.ranks}
+    again = CoDyRA(**ADAPTED, rank=8)
+    again.build(nn.ModuleDict({"model": ToyNet()}), engine.method.structure())
+    assert again.ranks == engine.method.ranks
 
 
 def test_layers_of_which_nothing_survives_keep_every_bit(tmp_path, caplog):

@@ -1,12 +1,15 @@
 """MoRA: a bank that grows by a slice a task, of which only the newest is trained."""
 
+import statistics
+
 import pytest
 import torch
 from torch import nn
 
-from speechcl.adapters import adapter_layers, adapter_parameters, attach, extract
+from speechcl.adapters import adapter_layers, adapter_parameters, atom_usage, attach, extract
 from speechcl.brains import DetectionBrain
-from speechcl.methods import MoRA
+from speechcl.methods import LoRA, MoRA
+from tests.methods import mini_clip
 from tests.toy import ToyNet, same, toy_engine
 
 TARGETS = ["convolution", "hidden"]
@@ -140,3 +143,53 @@ def test_without_the_bank_the_base_is_what_it_was(tmp_path):
     toy_engine(tmp_path, made(), tasks=2, model=model).run()
     after = {name: one for name, one in model.state_dict().items() if "@" not in name}
     assert same(before, after)
+
+
+# ---- in a world where there is much to forget
+@pytest.fixture(scope="module")
+def lives(tmp_path_factory):
+    targets, folder = mini_clip.TARGETS, tmp_path_factory.mktemp("lives")
+    methods = {
+        "LoRA": lambda: LoRA(targets, rank=16),
+        "MoRA": lambda: MoRA(targets),
+        "warmer": lambda: MoRA(targets, temperature=0.05),
+        "hot": lambda: MoRA(targets, temperature=1.0),
+    }
+    return {
+        name: [mini_clip.live(make(), folder / f"{name}{seed}", seed=seed) for seed in (1, 2, 3)]
+        for name, make in methods.items()
+    }
+
+
+def mean(outcomes, field):
+    return statistics.mean(getattr(one, field) for one in outcomes)
+
+
+def own_mass(outcomes):
+    """The share of routing that inputs of the first task give to its own atoms in the end."""
+    usages = [
+        usage
+        for one in outcomes
+        for usage in atom_usage(
+            one.engine.modules["model"], one.engine.stream[0].test.features
+        ).values()
+    ]
+    return statistics.mean(usage.mass[0] / sum(usage.mass) for usage in usages)
+
+
+@pytest.mark.slow
+def test_it_keeps_far_more_than_merged_updates_do(lives):
+    lora, mora = lives["LoRA"], lives["MoRA"]
+    assert mean(mora, "last") > mean(lora, "last") + 5
+    assert mean(mora, "hold") > mean(lora, "hold") + 4
+    assert mean(mora, "forgetting") < 5
+    assert mean(lora, "forgetting") > 15
+
+
+@pytest.mark.slow
+def test_cold_routing_finds_its_own_atoms_and_forgets_least(lives):
+    assert own_mass(lives["MoRA"]) > 0.6
+    assert own_mass(lives["MoRA"]) > own_mass(lives["warmer"]) + 0.1
+    assert own_mass(lives["hot"]) < 0.5
+    for name in ("warmer", "hot"):
+        assert mean(lives[name], "forgetting") > mean(lives["MoRA"], "forgetting") + 1
