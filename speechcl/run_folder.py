@@ -112,8 +112,15 @@ def versions() -> dict[str, str]:
     >>> sorted(versions())[:2]
     ['numpy', 'python']
     """
-    found = {name: importlib.metadata.version(name) for name in PACKAGES}
+    found = {name: _version(name) for name in PACKAGES}
     return {"python": platform.python_version(), **found}
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # run from its source folder
+        return "not installed"
 
 
 def peak_rss_mb() -> float:

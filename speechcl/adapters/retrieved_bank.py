@@ -6,9 +6,11 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from speechcl.adapters.bank import BankLayer
 from speechcl.adapters.layer import Adapter, AdapterLayer, WeightShape, check_rank
@@ -57,6 +59,10 @@ class RetrievedBank(Adapter):
         check_rank(self.rank)
         if self.slots < 1:
             raise ValueError(f"slots is {self.slots}: give at least 1")
+        if self.init_std is not None and not self.init_std > 0:
+            raise ValueError(
+                f"init_std is {self.init_std}: give a number above 0, or the slots never learn"
+            )
 
     def make(self, shape: WeightShape) -> RetrievedBankLayer:
         """Return a layer with fresh slots, all to be trained."""
@@ -80,6 +86,7 @@ class RetrievedBankLayer(BankLayer):
         BankLayer.__init__(self, spec.slots * spec.rank, shape, kept, new)
         self.slot_weights: Tensor | None
         self.register_buffer("slot_weights", None, persistent=False)
+        self.copies = False
 
     def fresh_down(self, rank: int, shape: WeightShape) -> nn.Parameter:
         """Draw A from a normal distribution."""
@@ -107,12 +114,14 @@ class RetrievedBankLayer(BankLayer):
         weights = self.weights().to(z.dtype)
         if weights.ndim == 1:
             return z * weights
+        if self.copies and len(weights) and len(z) % len(weights) == 0:
+            weights = weights.repeat_interleave(len(z) // len(weights), dim=0)
         if len(weights) != len(z):
             raise ValueError(
                 f"{len(weights)} inputs have slot weights, but a layer is given {len(z)}: adapt "
                 "layers whose inputs keep the batch first, or use over_batch=True"
             )
-        return z * weights.view(len(z), *[1] * (z.ndim - 2), -1)
+        return z * weights.view(len(z), *[1] * (z.ndim - 2), z.shape[-1])
 
     def fold(self, matrix: Tensor) -> Tensor:
         """Return W with the mixture that the whole batch shares."""
@@ -121,7 +130,9 @@ class RetrievedBankLayer(BankLayer):
 
 
 @contextmanager
-def slot_weights(model: nn.Module, weights: Tensor, name: str = "default") -> Iterator[None]:
+def slot_weights(
+    model: nn.Module, weights: Tensor, name: str = "default", copies: bool = False
+) -> Iterator[None]:
     """Say for a while how much each slot of a bank acts.
 
     Arguments
@@ -132,6 +143,8 @@ def slot_weights(model: nn.Module, weights: Tensor, name: str = "default") -> It
         Shape (batch, slots), or (slots,) for all inputs alike.
     name : str
         The adapter's.
+    copies : bool
+        Layers may be given several copies of each input, one after another, as by a beam search.
 
     Raises
     ------
@@ -146,18 +159,63 @@ def slot_weights(model: nn.Module, weights: Tensor, name: str = "default") -> It
     >>> with slot_weights(net, torch.tensor([0.0, 1.0])):
     ...     merge(net)  # for good, where one domain is all that is ever asked for
     """
-    layers = [
+    layers = _layers(model, name)
+    if weights.ndim == 2 and any(layer.mergeable for layer in layers):
+        raise ValueError("over_batch=True takes one mixture: give weights of shape (slots,)")
+    try:
+        for layer in layers:
+            layer.slot_weights, layer.copies = weights, copies
+        yield
+    finally:
+        _forget(layers)
+
+
+def recall_slot_weights(
+    model: nn.Module, weights: Tensor, outputs: Any, name: str = "default"
+) -> None:
+    """Give a bank its weights again for the backward pass, where checkpointing runs layers anew.
+
+    Arguments
+    ---------
+    model, weights, name
+        As given to ``slot_weights``.
+    outputs
+        What the model then gave: a tensor, or tuples, lists and dictionaries of them. The backward
+        pass starts from them.
+
+    Example
+    -------
+    >>> from speechcl.adapters import insert
+    >>> from torch.utils.checkpoint import checkpoint
+    >>> net, weights = nn.Sequential(nn.Linear(4, 8)), torch.tensor([0.5, 0.5])
+    >>> _ = insert(net, RetrievedBank(slots=2, rank=1), targets="0")
+    >>> with slot_weights(net, weights):
+    ...     output = checkpoint(net, torch.ones(2, 4), use_reentrant=False)
+    >>> recall_slot_weights(net, weights, output)
+    >>> output.sum().backward()
+    """
+    layers = _layers(model, name)
+
+    def recall(grad: Tensor) -> None:
+        for layer in layers:
+            layer.slot_weights = weights
+        # at the end of this backward pass
+        torch.autograd.Variable._execution_engine.queue_callback(lambda: _forget(layers))
+
+    for output in pytree.tree_leaves(outputs):
+        if isinstance(output, Tensor) and output.grad_fn is not None:
+            output.register_hook(recall)
+
+
+def _layers(model: nn.Module, name: str) -> list[RetrievedBankLayer]:
+    return [
         layer
         for slots in adapter_layers(model, name).values()
         for layer in slots.values()
         if isinstance(layer, RetrievedBankLayer)
     ]
-    if weights.ndim == 2 and any(layer.mergeable for layer in layers):
-        raise ValueError("over_batch=True takes one mixture: give weights of shape (slots,)")
-    try:
-        for layer in layers:
-            layer.slot_weights = weights
-        yield
-    finally:
-        for layer in layers:
-            layer.slot_weights = None
+
+
+def _forget(layers: list[RetrievedBankLayer]) -> None:
+    for layer in layers:
+        layer.slot_weights, layer.copies = None, False

@@ -13,6 +13,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import NamedTuple
 
 import torch
@@ -318,7 +319,8 @@ def relative_importance(importance: Mapping[str, float]) -> dict[str, float]:
     """Divide the importance of each layer by their mean.
 
     Where the mean is not positive a quotient would turn the order around, so every layer counts
-    as 1, with a warning.
+    as 1, with a warning. Just above 0 quotients are huge, and layers fall to either limit of
+    ``preserved_rank``; a policy that goes by the task alone does not depend on them.
 
     Source: arXiv 2504.07097, section 3; deviates: what happens without a positive mean.
 
@@ -328,7 +330,7 @@ def relative_importance(importance: Mapping[str, float]) -> dict[str, float]:
     {'first': 1.5, 'second': 0.5}
     """
     mean = sum(importance.values()) / len(importance)
-    if mean <= 0:
+    if not mean > 0:  # nor where a layer heard what is not finite
         logger.warning(
             "the mean cosine of inputs and outputs is %.3f, so layers count as equally important",
             mean,
@@ -408,9 +410,11 @@ class RankPolicy:
 
     def __post_init__(self) -> None:
         """Check the shares."""
+        if not isinstance(self.floors, Sequence) or isinstance(self.floors, str):
+            raise ValueError(f"floors is {self.floors!r}: give a list of shares, one a task")
         shares = (self.min_ratio, self.target_ratio, *self.floors)
-        if not all(0 <= share <= 1 for share in shares):
-            raise ValueError(f"the shares of {self} must lie in 0 to 1")
+        if not all(isinstance(share, Real) and 0 <= share <= 1 for share in shares):
+            raise ValueError(f"the shares of {self} must be numbers that lie in 0 to 1")
         if self.min_ratio > self.target_ratio:
             raise ValueError(
                 f"min_ratio is {self.min_ratio} and target_ratio {self.target_ratio}: "
@@ -425,11 +429,16 @@ class RankPolicy:
     @classmethod
     def progressive(cls, shares: Sequence[float]) -> RankPolicy:
         """Protect a share that goes by the task alone; later tasks take the last."""
-        return cls(0.0, 0.0, tuple(shares))
+        policy = cls(0.0, 0.0, tuple(shares) if isinstance(shares, list) else shares)
+        if not shares:
+            raise ValueError("shares is empty: give one a task, such as [0.3, 0.5, 0.7]")
+        return policy
 
     @classmethod
     def growing(cls, tasks: int, largest: float = 1.0) -> RankPolicy:
         """Protect ``largest * t / tasks`` in task t, from nothing (but one direction) on."""
+        if tasks < 1:
+            raise ValueError(f"tasks is {tasks}: give the number of tasks, at least 1")
         return cls.progressive([largest * task / tasks for task in range(tasks)])
 
     def preserved(self, rank: int, importance: float = 1.0, task: int = 0) -> int:

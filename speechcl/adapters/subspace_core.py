@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -31,8 +32,10 @@ class SubspaceCore(Adapter):
     mode : str
         "core": D = U C V with fixed complements U and V and a small trained C. The constraint
         holds under any optimizer. "dense": D is trained as a whole and must be projected after
-        every step (``settle``); costs nothing in the forward pass. "factored": the small singular
-        triples are trained, to compare with released code; ``settle`` likewise.
+        every step (``settle``); costs nothing in the forward pass. Take it for a weight with a very
+        long side, such as the head of a language model: the complements of core are square in it.
+        "factored": the small singular triples are trained, to compare with released code;
+        ``settle`` likewise. Train them without weight decay, which would shrink the weight itself.
     projection : str
         "two_sided", or "paper_eq", which in dense mode only keeps D from mapping protected inputs
         to protected outputs.
@@ -62,18 +65,20 @@ class SubspaceCore(Adapter):
             raise ValueError(f"projection is '{self.projection}': choose two_sided or paper_eq")
         if self.projection == "paper_eq" and self.mode != "dense":
             raise ValueError("projection 'paper_eq' needs mode 'dense': the others are two-sided")
-        if not 0 <= self.preserved < 1:
+        if not (isinstance(self.preserved, Real) and 0 <= self.preserved < 1):
             raise ValueError(f"preserved is {self.preserved}: give a share in [0, 1) of the rank")
 
     def make(self, shape: WeightShape) -> SubspaceLayer:
         """Cut the weight, and return a layer that changes nothing yet."""
         rank = splittable_rank(shape)
         k = self.by_layer.get(shape.path, preserved_rank(1.0, rank, 0.0, self.preserved))
-        if not 0 < k < rank:
+        if not (isinstance(k, Integral) and 0 < k < rank):
             raise ValueError(
                 f"by_layer protects {k} directions of '{shape.path}', whose weight has rank "
-                f"{rank}: give 1 to {rank - 1}"
+                f"{rank}: give a whole number from 1 to {rank - 1}"
             )
+        if not torch.isfinite(shape.like).all():
+            raise ValueError(f"the weight of '{shape.path}' is not finite: mend the model")
         return self._layer(shape, k)
 
     def remake(self, shape: WeightShape, tensors: Mapping[str, Tensor]) -> SubspaceLayer:

@@ -16,6 +16,7 @@ from speechcl.backbones.huggingface import Source
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+PREPROCESSOR = "preprocessor_config.json"  # the file in which a checkpoint's colours stand
 # mean and standard deviation of red, green and blue in CLIP's training
 _MEAN, _SPREAD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -148,7 +149,7 @@ def read_colours(source: Source) -> tuple[Sequence[float], Sequence[float]]:
     >>> read_colours("nowhere")[0]
     (0.48145466, 0.4578275, 0.40821073)
     """
-    file = Path("" if isinstance(source, Mapping) else source) / "preprocessor_config.json"
+    file = Path("" if isinstance(source, Mapping) else source) / PREPROCESSOR
     if isinstance(source, Mapping) or not file.is_file():
         return _MEAN, _SPREAD
     try:

@@ -71,7 +71,11 @@ class OSFT(AdapterMethod):
         projection: str = "two_sided",
     ) -> None:
         super().__init__(targets, train)
-        self.policy = policy or RankPolicy()
+        self.policy = RankPolicy() if policy is None else policy
+        if not isinstance(self.policy, RankPolicy):
+            raise ValueError(
+                f"policy is {policy!r}: give a RankPolicy, such as RankPolicy.fixed(0.5)"
+            )
         self.mode, self.projection = mode, projection
         self.preserved: dict[str, int] = {}
         self.importance: dict[str, float] = {}
@@ -165,10 +169,11 @@ def measure_importance(engine: Engine, task: Task, paths: Sequence[str]) -> dict
     heard: dict[str, LayerImportance] = {}
 
     def listen(path: str) -> Any:
-        def note(module: Any, inputs: tuple[Tensor, ...]) -> None:
+        def note(module: Any, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+            (x,) = (*inputs, *named.values())
             weight = as_matrix(module, module.weight)
             importance = heard.setdefault(path, LayerImportance(weight))
-            importance.add(input_rows(module, inputs[0]))
+            importance.add(input_rows(module, x))
 
         return note
 
@@ -177,7 +182,10 @@ def measure_importance(engine: Engine, task: Task, paths: Sequence[str]) -> dict
         brain.compute_forward(batch, sb.Stage.TEST)
         return {path: (float(one.total), one.count) for path, one in heard.items()}
 
-    handles = [one.register_forward_pre_hook(listen(path)) for path, one in chosen.items()]
+    handles = [
+        one.register_forward_pre_hook(listen(path), with_kwargs=True)
+        for path, one in chosen.items()
+    ]
     try:
         batches = engine.collect(task, sums)
     finally:
@@ -188,7 +196,7 @@ def measure_importance(engine: Engine, task: Task, paths: Sequence[str]) -> dict
         for path, (total, count) in batch.items():
             before = totals.get(path, (0.0, 0))
             totals[path] = (before[0] + total, before[1] + count)
-    return {path: total / count for path, (total, count) in totals.items()}
+    return {path: total / count for path, (total, count) in totals.items() if count}
 
 
 def input_rows(module: Any, x: Tensor) -> Tensor:
@@ -204,7 +212,9 @@ def input_rows(module: Any, x: Tensor) -> Tensor:
     True
     """
     if not hasattr(module, "kernel_size"):
-        return x.flatten(0, -2)
+        return x.reshape(-1, x.shape[-1])
+    if x.dim() == 1 + len(module.kernel_size):  # a single one, without a batch
+        x = x[None]
     if module.padding_mode != "zeros" or isinstance(module.padding, str):
         x = functional.pad(
             x,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import speechbrain as sb
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 
 from speechcl.adapters import RetrievedBank, adapter_layers
 from speechcl.adapters.bank import BankLayer
-from speechcl.adapters.retrieved_bank import slot_weights
+from speechcl.adapters.retrieved_bank import recall_slot_weights, slot_weights
 from speechcl.memory import KeyRetriever
 from speechcl.methods.adapter_method import AdapterMethod, adapter_bytes
 from speechcl.task import Task
@@ -55,16 +57,66 @@ class Retrieving(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Retrieve, then run the model with what was retrieved."""
+        places = list(inspect.signature(self.model.forward).parameters) if kwargs else []
+        named = sorted(kwargs, key=lambda key: places.index(key) if key in places else len(places))
+        inputs = [*args, *(kwargs[key] for key in named)]
+        with self.retrieved(*inputs[: self.encoder_inputs]) as weights:
+            outputs = self.model(*args, **kwargs)
+        if weights is not None and not torch.compiler.is_compiling():
+            recall_slot_weights(self.model, weights, outputs)
+        return outputs
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """Retrieve by the prompts, once, then let a model of transformers write with it.
+
+        Raises
+        ------
+        ValueError
+            If the encoder is to be given a mask, but there is none.
+        """
+        model: Any = self.model
+        while not hasattr(model, "generate") and hasattr(model, "model"):
+            model = model.model  # it may be wrapped, as in LanguageModel
+        generate = model.generate
+        names = ("inputs", model.main_input_name)
+        prompts = args[0] if args else next((kwargs[key] for key in names if key in kwargs), None)
+        inputs: list[Any] = [prompts, kwargs.get("attention_mask")][: self.encoder_inputs]
+        if any(one is None for one in inputs):
+            raise ValueError(
+                "the query encoder does not see what to retrieve by: give generate the prompts, "
+                "and their attention_mask where encoder_inputs is 2"
+            )
+        with self.retrieved(*_padded_on_the_right(*inputs), copies=True):
+            return generate(*args, **kwargs)
+
+    @contextmanager
+    def retrieved(self, *inputs: Any, copies: bool = False) -> Iterator[Tensor | None]:
+        """Give the model's bank for a while what these inputs of the encoder retrieve.
+
+        Arguments
+        ---------
+        inputs : Tensor
+            What the encoder takes.
+        copies : bool
+            As in ``slot_weights``.
+
+        Returns
+        -------
+        Tensor or None
+            The slots' weights; None where there are no slots yet.
+        """
         with torch.no_grad():
-            queries = self.encoder(*[*args, *kwargs.values()][: self.encoder_inputs])
+            queries = self.encoder(*inputs)
         if self.heard is not None:
             self.heard.append(queries)
         if self.retriever.tasks == 0:
-            return self.model(*args, **kwargs)
+            yield None
+            return
         retrieve = self.retriever.over_batch if self.over_batch else self.retriever
         weights = retrieve(queries, self.tasks[self.training])
-        with slot_weights(self.model, weights[0] if self.over_batch else weights):
-            return self.model(*args, **kwargs)
+        weights = weights[0] if self.over_batch else weights
+        with slot_weights(self.model, weights, copies=copies):
+            yield weights
 
     def train(self, mode: bool = True) -> Retrieving:
         """Train the model, but never the encoder: queries must not change."""
@@ -87,6 +139,10 @@ class SLM(AdapterMethod):
     nothing of former tasks is touched, so forgetting comes only from retrieving wrongly. All tasks
     share one label space, and what ``train`` names, such as a classifier, is not protected.
 
+    Gradient checkpointing can be used, and ``generate`` of transformers models if called on
+    ``modules["model"]``: it retrieves once, by the prompt. In training and scoring, a causal
+    language model retrieves by all tokens that it is given, also those of the answer.
+
     Arguments
     ---------
     targets, train
@@ -106,7 +162,8 @@ class SLM(AdapterMethod):
     encoder_inputs : int
         How many of the model's inputs the encoder is given: 1, or 2 where a mask comes second.
     key_steps : int
-        Steps that are made at least to learn a task's keys.
+        Steps that are made at least to learn a task's keys: see ``KeyRetriever.learn``. Too few for
+        small tasks, and inputs are taken for those of other tasks.
     help_from_old : bool
         Let training retrieve frozen slots of former tasks as well, as the released BERT code does.
 
@@ -138,6 +195,12 @@ class SLM(AdapterMethod):
         help_from_old: bool = False,
     ) -> None:
         super().__init__(targets, train)
+        for name, value, least in (
+            ("key_steps", key_steps, 0),
+            ("encoder_inputs", encoder_inputs, 1),
+        ):
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"{name} is {value}: give a whole number of at least {least}")
         self.spec = RetrievedBank(retriever.slots, rank, init_std, over_batch)
         # a tuple, as a method must not hold modules
         self.parts = (encoder, retriever, over_batch, encoder_inputs)
@@ -216,6 +279,14 @@ def collect_queries(root: Retrieving, task: Task, engine: Engine) -> Tensor:
         return torch.cat(engine.collect(task, hear))
     finally:
         root.heard = None
+
+
+def _padded_on_the_right(*inputs: Tensor) -> tuple[Tensor, ...]:
+    """Move the tokens of prompts to the left, where a mask says which they are."""
+    if len(inputs) < 2 or inputs[0].shape != inputs[1].shape:
+        return inputs
+    order = (inputs[1] == 0).to(torch.uint8).argsort(dim=1, stable=True)
+    return tuple(one.gather(1, order) for one in inputs)
 
 
 def _bank(model: nn.Module) -> list[Any]:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from speechcl.adapters import (
     AdapterState,
@@ -19,7 +20,7 @@ from speechcl.adapters import (
     merge,
     remove,
 )
-from speechcl.adapters.retrieved_bank import slot_weights
+from speechcl.adapters.retrieved_bank import recall_slot_weights, slot_weights
 
 
 def draw(seed, *shape):
@@ -120,6 +121,13 @@ def test_no_weight_is_the_base():
     assert torch.equal(bank(x, torch.zeros(5, 4)), bank.plain(x))
 
 
+@pytest.mark.parametrize("copies", [False, True])
+def test_an_empty_batch_passes(copies):
+    bank = Bank(nn.Linear(6, 4), SPEC, tasks=2)
+    with slot_weights(bank.net, torch.zeros(0, 4), copies=copies):
+        assert bank.net(torch.zeros(0, 7, 6)).shape == (0, 7, 4)
+
+
 def test_an_input_does_not_hear_its_neighbours():
     bank = Bank(nn.Linear(6, 4), SPEC, tasks=2)
     x, weights = draw(1, 5, 6), mixtures(2, 5, 4)
@@ -202,6 +210,60 @@ def test_copies_do_not_share_their_slot_weights():
             bank.net(x)
 
 
+# ---- layers that run again in the backward pass
+@pytest.mark.parametrize("reentrant", [True, False])
+@pytest.mark.parametrize("spec", [SPEC, SHARED])
+def test_checkpointed_layers_run_again_with_the_weights_of_their_own_pass(spec, reentrant):
+    bank = Bank(nn.Linear(6, 6), spec, tasks=2)
+    passes = [(draw(1, 5, 6), mixtures(2, 5, 4)), (draw(3, 4, 6), mixtures(4, 4, 4))]
+
+    def gradient(again, weights_of):
+        bank.net.zero_grad()
+        loss = 0.0
+        for x, weights in passes:  # both before the backward pass
+            x, weights = x.clone().requires_grad_(), weights_of(weights)
+            with slot_weights(bank.net, weights):
+                y = again(x)
+            recall_slot_weights(bank.net, weights, {"hidden": [y], "count": 3, "none": None})
+            loss = loss + y.square().sum()
+        loss.backward()
+        return [p.grad.clone() for p in adapter_parameters(bank.net) if p.requires_grad]
+
+    def weights_of(weights):
+        return weights[0] if spec.over_batch else weights
+
+    def again(x):
+        return checkpoint(bank.net, x, use_reentrant=reentrant)
+
+    expected = gradient(bank.net, weights_of)
+    assert all(map(torch.equal, gradient(again, weights_of), expected))
+    with pytest.raises(ValueError, match="does not know which slots"):  # not a moment longer
+        bank.net(passes[0][0])
+
+
+def test_a_trained_tensor_among_the_outputs_does_not_keep_a_hook():
+    bank = Bank(nn.Linear(6, 6), SPEC)
+    scale = nn.Parameter(torch.ones(1))
+    recall_slot_weights(bank.net, torch.ones(2), (scale, torch.ones(1)))
+    scale.sum().backward()
+    assert not scale._backward_hooks
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_copies_of_an_input_share_its_weights(count):
+    bank = Bank(nn.Linear(6, 4), SPEC, tasks=2)
+    x, weights = draw(1, 5 * count, 6), mixtures(2, 5, 4)
+    with slot_weights(bank.net, weights, copies=True):
+        found = bank.net(x)
+        with pytest.raises(ValueError, match="5 inputs have slot weights, but a layer is given 4"):
+            bank.net(x[:4])
+    each = [bank(x[k : k + 1], weights[k // count][None])[0] for k in range(len(x))]
+    assert (found - torch.stack(each)).abs().max() < 1e-6
+    if count > 1:
+        with pytest.raises(ValueError, match="5 inputs have slot weights, but a layer is given 15"):
+            bank(x, weights)
+
+
 # ---- one mixture for a batch
 def test_packed_attention_takes_one_mixture_for_the_batch_and_can_be_merged():
     plain = nn.MultiheadAttention(6, 2, batch_first=True).eval()
@@ -266,7 +328,13 @@ def test_unfit_weights_are_refused_in_a_line(spec, weights, match):
 
 
 @pytest.mark.parametrize(
-    ("options", "match"), [({"slots": 0}, "slots is 0"), ({"rank": 0}, "rank")]
+    ("options", "match"),
+    [
+        ({"slots": 0}, "slots is 0"),
+        ({"rank": 0}, "rank"),
+        ({"init_std": 0.0}, "init_std is 0.0: give a number above 0"),
+        ({"init_std": -1.0}, "init_std is -1.0: give a number above 0"),
+    ],
 )
 def test_numbers_out_of_range_are_refused(options, match):
     with pytest.raises(ValueError, match=match):

@@ -517,7 +517,9 @@ def test_relative_importance_has_mean_1():
 def test_without_a_positive_mean_all_layers_count_alike(caplog):
     with caplog.at_level(logging.WARNING):
         assert relative_importance({"a": 0.1, "b": -0.2}) == {"a": 1.0, "b": 1.0}
+        assert relative_importance({"a": 0.1, "b": float("nan")}) == {"a": 1.0, "b": 1.0}
     assert "-0.050" in caplog.text
+    assert "nan" in caplog.text
 
 
 # the smaller side, and what each rule protects of it
@@ -583,9 +585,27 @@ def test_a_rank_of_1_cannot_be_split():
     [
         ({"min_ratio": -0.1}, "0 to 1"),
         ({"floors": (0.5, 1.5)}, "0 to 1"),
+        ({"floors": (float("nan"),)}, "0 to 1"),
+        ({"floors": ("0.5",)}, "must be numbers"),
+        ({"floors": 0.5}, "floors is 0.5: give a list of shares, one a task"),
+        ({"floors": "0.5"}, "floors is '0.5': give a list of shares, one a task"),
         ({"min_ratio": 0.9}, "min_ratio is 0.9 and target_ratio 0.8"),
     ],
 )
-def test_shares_out_of_range_are_refused(options, message):
+def test_shares_that_cannot_be_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         RankPolicy(**options)
+
+
+@pytest.mark.parametrize(
+    ("make", "given", "message"),
+    [
+        (RankPolicy.progressive, [], "shares is empty: give one a task"),
+        (RankPolicy.progressive, 0.5, "floors is 0.5: give a list of shares"),
+        (RankPolicy.growing, 0, "tasks is 0: give the number of tasks, at least 1"),
+        (RankPolicy.fixed, "0.5", "must be numbers"),
+    ],
+)
+def test_a_policy_that_would_protect_next_to_nothing_is_refused(make, given, message):
+    with pytest.raises(ValueError, match=message):
+        make(given)

@@ -136,6 +136,19 @@ def test_a_projected_gradient_alone_leaks_under_adam(mode):
     assert leak_of(base[None], layer.change().detach()[None], int(layer.preserved)) > 0.05
 
 
+def test_projected_gradients_of_factors_are_enough_for_gradient_descent():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(7, 12))
+    insert(net, SubspaceCore(0.5, mode="factored"), "0")
+    base = net[0].base_tensor("weight").detach()
+    x = torch.randn(32, 7)
+    train(net, (x,), settled=False, optimizer=torch.optim.SGD, steps=100, momentum=0.9)
+    (layer,) = layers_of(net)
+    change = layer.change().detach()
+    assert change.norm() > 0.1 * base.norm()
+    assert leak_of(base[None], change[None], int(layer.preserved)) <= 1e-5
+
+
 @pytest.mark.parametrize(
     ("mode", "projection"), [(mode, "two_sided") for mode in MODES] + [("dense", "paper_eq")]
 )
@@ -148,9 +161,10 @@ def test_answers_to_protected_inputs_and_along_protected_outputs_stay(mode, proj
     protected = torch.randn(5, 4) @ cut.v_high
     at_first = net(protected).detach()
     before = train(net, (x,), steps=50)
-    moved = float((net(protected) - at_first).norm() / at_first.norm())
-    along = float(((net(x) - before) @ cut.u_high).norm() / before.norm())
-    assert (net(x) - before).norm() > 0.1 * before.norm()
+    moved = float((net(protected).detach() - at_first).norm() / at_first.norm())
+    change = net(x).detach() - before
+    along = float((change @ cut.u_high).norm() / before.norm())
+    assert change.norm() > 0.1 * before.norm()
     if projection == "two_sided":
         assert moved <= 1e-5
         assert along <= 1e-5
@@ -296,6 +310,7 @@ def test_a_file_that_protects_otherwise_than_its_tensors_say_is_refused():
         ({"projection": "paper_eq"}, "projection 'paper_eq' needs mode 'dense'"),
         ({"preserved": 1.0}, "preserved is 1.0: give a share in [0, 1) of the rank"),
         ({"preserved": -0.1}, "preserved is -0.1: give a share in [0, 1) of the rank"),
+        ({"preserved": "0.5"}, "preserved is 0.5: give a share in [0, 1) of the rank"),
     ],
 )
 def test_options_that_cannot_be_are_refused(options, message):
@@ -303,12 +318,19 @@ def test_options_that_cannot_be_are_refused(options, message):
         SubspaceCore(**options)
 
 
-@pytest.mark.parametrize("k", [0, 5, -1])
+@pytest.mark.parametrize("k", [0, 5, -1, 0.5, 2.0])
 def test_a_count_that_cannot_be_names_the_layer(k):
     net, _ = net_of("linear")
-    message = f"by_layer protects {k} directions of 'layer', whose weight has rank 5: give 1 to 4"
+    message = f"by_layer protects {k} directions of 'layer', whose weight has rank 5: .* 1 to 4"
     with pytest.raises(ValueError, match=message):
         insert(net, SubspaceCore(by_layer={"layer": k}), "layer")
+
+
+def test_a_weight_that_is_not_finite_is_named():
+    net, _ = net_of("linear")
+    net.layer.weight.data[1, 2] = float("nan")
+    with pytest.raises(ValueError, match="the weight of 'layer' is not finite: mend the model"):
+        insert(net, SubspaceCore(0.5), "layer")
 
 
 @pytest.mark.parametrize("layer", [nn.Linear(8, 1), nn.Conv1d(6, 6, 3, groups=6)])

@@ -277,6 +277,14 @@ def test_a_decoder_classifies_by_the_last_real_token():
     torch.testing.assert_close(wrapped(ids, mask)[0], expected)
 
 
+def test_a_model_without_padding_takes_that_of_the_tokenizer():
+    config = {name: value for name, value in LLAMA.items() if name != "pad_token_id"}
+    assert load_transformer(config, "classification", classes=3).config.pad_token_id is None
+    model = load_transformer(config, "classification", tiny.word_tokenizer(), classes=3)
+    assert (model.config.pad_token_id, model.config.eos_token_id) == (0, 3)
+    TextClassifier(model)(*tokens([2, 7, 3], [2, 7, 8, 9, 3]))
+
+
 def test_a_causal_model_predicts_the_following_token():
     wrapped = LanguageModel(load_transformer(LLAMA, "causal_lm")).eval()
     ids, mask = tokens([2, 7, 8, 9], [2, 5, 6])

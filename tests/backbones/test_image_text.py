@@ -43,6 +43,17 @@ def test_a_name_is_the_same_beside_longer_ones(tmp_path):
     torch.testing.assert_close(beside, alone, rtol=1e-4, atol=1e-6)
 
 
+def test_names_are_read_where_the_tokenizer_ends_them():
+    sizes = {name: value for name, value in tiny.SIZES.items() if not name.endswith("_id")}
+    vision = {**sizes, "image_size": 8, "patch_size": 4}
+    config = {"model_type": "clip", "text_config": sizes, "vision_config": vision}
+    tokenizer = tiny.word_tokenizer()
+    clip = ImageTextModel(load_transformer(config, "image_text", tokenizer), tokenizer, "{}").eval()
+    same, other, again = clip.encode_text(clip.tokenise(["w1 w2", "w1 w3", "w1 w2"]))
+    assert torch.equal(same, again)
+    assert (same - other).norm() > 1e-3
+
+
 def test_a_template_needs_a_place_and_names_must_fit(tmp_path):
     with pytest.raises(ValueError, match="template is 'a photo': put {} where the name"):
         model(tmp_path, template="a photo")

@@ -138,7 +138,10 @@ def test_metrics_say_which_way_is_better(tmp_path):
     run = engine(tmp_path, metric="exact_match")
     assert (run.evaluator.metric, run.evaluator.higher_is_better) == ("exact_match", True)
     assert run.evaluator.measure(numpy.array([1.0, 0.0, 1.0, 1.0]), None) == 75.0
+    outputs = Answers(torch.tensor([-2.0]), torch.tensor([1.0]))
+    assert run.evaluator.score(outputs, None).tolist() == [1.0]
     run = engine(tmp_path)
+    assert run.evaluator.score(outputs, None).tolist() == [-2.0]
     assert (run.evaluator.metric, run.evaluator.higher_is_better) == ("perplexity", False)
     with pytest.raises(ValueError, match="metric is 'bleu': use perplexity or exact_match"):
         engine(tmp_path, metric="bleu")

@@ -58,7 +58,7 @@ def test_nothing_is_said_of_texts_that_fit(caplog):
 
 def test_a_task_allows_the_labels_that_it_trains_on():
     rows = texts(("w1", "x"), ("w2", "y")) + texts(("w3", "z"), ("w4", "x"), task="b")
-    rows += texts(("w5", "z"), task="b", split="test")
+    rows += texts(("w5", "y"), task="b", split="test")
     assert "allowed" not in classification_set(rows, tiny.word_tokenizer(), 8)[0]
     data = classification_set(rows, tiny.word_tokenizer(), 8, label_space="task")
     allowed = data.__getitems__([0, 1, 2, 3, 4])["allowed"]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from transformers import AutoModelForSequenceClassification
 
 from speechcl.results import read_results
 from speechcl.study import read_study, run_study
@@ -102,6 +103,26 @@ def test_a_run_goes_on_where_it_was_interrupted(kind, tmp_path, monkeypatch):
         assert len(steps) == 2 * per_task + 2, "none is made twice"
 
 
+@pytest.mark.parametrize("method", ["fine_tune", "osft"])
+def test_the_model_that_comes_out_can_be_read_and_trained_on(method, tmp_path):
+    settings = {**labelled(tmp_path), "export": "true", "tasks": "[first]", "lr": 0.01}
+    adapted = {"targets": "'*.dense'", "train": "'*classifier*'"} if method == "osft" else {}
+    (first,) = run(tmp_path, [method], settings | adapted)
+    folder = tmp_path / "results" / method / "seed_1" / "model"
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    assert model.config.id2label == {0: "no", 1: "yes"}
+    (tmp_path / "results").rename(tmp_path / "before")
+    settings["model_folder"] = tmp_path / "before" / method / "seed_1" / "model"
+    (second,) = run(tmp_path, ["fine_tune"], settings)
+    assert second["zero_shot"] == first["matrix"][-1]
+    assert first["zero_shot"] != first["matrix"][-1], "it has learnt something"
+
+
+def test_a_model_for_which_every_input_differs_is_not_written(tmp_path):
+    with pytest.raises(ValueError, match="export"):
+        run(tmp_path, ["mora"], {**labelled(tmp_path), "targets": "'*.dense'", "export": "true"})
+
+
 def test_an_encoder_and_decoder_by_exact_matches(tmp_path):
     settings = {**answers(tmp_path), "kind": "seq2seq", "metric": "exact_match"}
     settings["model_folder"] = tiny.t5(tmp_path / "t5")
@@ -160,6 +181,14 @@ def test_wrong_settings_are_refused_before_anything_is_written(wrong, message, t
         run(tmp_path, ["fine_tune"], labelled(tmp_path) | wrong)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "results").exists()
+
+
+def test_a_label_of_another_task_is_no_answer_if_the_task_is_known(tmp_path):
+    settings = labelled(tmp_path)
+    with settings["data_csv"].open("a") as table:
+        table.write("first,test,w1 w2,maybe\n")
+    with pytest.raises(ValueError, match="label 'maybe' is in no training row of task 'first'"):
+        run(tmp_path, ["fine_tune"], settings | {"label_space": "task"})
 
 
 def test_a_wrong_metric_is_refused_before_anything_is_written(tmp_path):

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import statistics
 from types import SimpleNamespace
 
 import pytest
@@ -9,16 +10,21 @@ import torch
 from torch import nn
 
 from speechcl.adapters import adapter_layers, attach, extract
-from speechcl.backbones.huggingface import TextClassifier, load_tokenizer, load_transformer
+from speechcl.backbones.huggingface import (
+    TextClassifier,
+    load_tokenizer,
+    load_transformer,
+)
 from speechcl.brains.text_classification import TextClassificationBrain
 from speechcl.data.text_tasks import example_stream, read_examples
 from speechcl.data.token_sets import classification_set
 from speechcl.engine import Engine, Training
 from speechcl.memory import KeyRetriever, StatisticsEncoder
 from speechcl.memory.query_encoders import FrozenEncoder, text_encoder
-from speechcl.methods import SLM
-from speechcl.methods.slm import Retrieving
+from speechcl.methods import SLM, LoRA
+from speechcl.methods.slm import Retrieving, collect_queries
 from tests import tiny_transformers as tiny
+from tests.methods import mini_clip
 from tests.toy import ToyNet, same, toy_engine
 
 TARGETS = ["convolution", "hidden"]
@@ -70,12 +76,14 @@ def test_an_input_does_not_hear_its_neighbours_unless_they_share_a_mixture():
     assert (alone(one[:1])[0] - shared(one[:1])[0]).abs().max() < 1e-6, "a batch of one"
 
 
+@pytest.mark.parametrize("over_batch", [False, True])
 @torch.no_grad()
-def test_the_model_is_given_what_the_retriever_finds():
-    _, root = ready()
+def test_the_model_is_given_what_the_retriever_finds(over_batch):
+    _, root = ready(over_batch)
     x = inputs(1)
     found = root(x)[0]
-    weights = root.retriever(StatisticsEncoder()(x))
+    retrieve = root.retriever.over_batch if over_batch else root.retriever
+    weights = retrieve(StatisticsEncoder()(x))
     down = [layer.down().clone() for layer in layers({"model": root})]
     for number, one in enumerate(weights):
         plain = copy.deepcopy(root.model)
@@ -138,6 +146,38 @@ def test_training_retrieves_own_slots_or_old_ones_too(help_from_old, owners, mon
     assert layers(modules)[1].new_down.grad.abs().sum() > 0
     assert not any(one.requires_grad for one in root.retriever.buffers())
     assert not list(root.retriever.parameters()), "keys are no parameters: they get no gradient"
+
+
+# ---- what a task begins with
+def test_queries_are_those_of_all_items_in_order_however_often_the_model_runs():
+    root, x = Retrieving(ToyNet(), StatisticsEncoder(), retriever()), inputs(1)
+    halves = SimpleNamespace(compute_forward=lambda batch, stage: [root(one) for one in batch])
+    engine = SimpleNamespace(
+        collect=lambda task, hear: [hear(halves, x[k : k + 3].split(2)) for k in (0, 3)]
+    )
+    assert torch.equal(collect_queries(root, None, engine), x)
+    assert root.heard is None
+    halves.compute_forward = lambda batch, stage: root()
+    with pytest.raises(TypeError):
+        collect_queries(root, None, engine)
+    assert root.heard is None, "or all queries from then on would be kept"
+
+
+def test_keys_are_learnt_in_so_many_steps_whatever_was_evaluated_before(tmp_path, monkeypatch):
+    steps, inner = [], KeyRetriever.learn
+
+    def watched(self, queries, **options):
+        steps.append(options["least_steps"])
+        return inner(self, queries, **options)
+
+    monkeypatch.setattr(KeyRetriever, "learn", watched)
+    method = made()
+    engine = toy_engine(tmp_path, method, tasks=2, epochs=1)
+    for task in engine.stream:
+        engine.learn(task)
+        assert method.wrapped[0].tasks[False] is None, "validation retrieves from all slots"
+        method.before_eval(task)
+    assert steps == [5, 5]
 
 
 # ---- what later tasks do
@@ -227,6 +267,19 @@ def test_layers_out_of_reach_are_named_before_any_training(tmp_path):
         engine.run()
 
 
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"key_steps": -1}, "key_steps is -1: give a whole number of at least 0"),
+        ({"key_steps": 0.5}, "key_steps is 0.5: give a whole number of at least 0"),
+        ({"encoder_inputs": 0}, "encoder_inputs is 0: give a whole number of at least 1"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(options, match):
+    with pytest.raises(ValueError, match=match):
+        SLM(TARGETS, encoder=StatisticsEncoder(), retriever=retriever(), **options)
+
+
 # ---- the wrapper
 def test_attributes_are_those_of_the_model():
     root = Retrieving(ToyNet(), StatisticsEncoder(), retriever())
@@ -249,10 +302,13 @@ def test_a_copy_retrieves_for_itself():
 
 def test_the_encoder_never_trains():
     encoder = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Dropout(0.5))
+    encoder.register_forward_hook(lambda *given: recorded.append(torch.is_grad_enabled()))
+    recorded: list[bool] = []
     root = Retrieving(ToyNet(), encoder, retriever()).train()
     before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
     root(inputs(1))
     assert root.model.training
+    assert recorded == [False], "no graph of the encoder is kept"
     assert not any(module.training for module in encoder.modules())
     assert not any(p.requires_grad for p in encoder.parameters())
     assert same(before, encoder.state_dict())
@@ -281,6 +337,31 @@ def test_the_encoder_is_given_the_first_inputs_however_they_come():
         root = Retrieving(Model(), notes, retriever(), encoder_inputs=count)
         root(a, mask=b, other=c)
         assert [float(one[0, 0]) for one in notes.given] == [0.0, 1.0][:count]
+
+
+def test_keywords_are_taken_in_the_order_of_the_model():
+    class Notes(nn.Module):
+        def forward(self, *given):
+            self.given = given
+            return torch.zeros(1, 8)
+
+    class Model(nn.Module):
+        def forward(self, ids=None, mask=None, kinds=None):
+            return ids
+
+    class Open(nn.Module):
+        def forward(self, *given, **named):
+            return given
+
+    ids, kinds, mask = (torch.full((1, 8), float(value)) for value in range(3))
+    for model in (Model(), Open()):
+        notes = Notes()
+        root = Retrieving(model, notes, retriever(), encoder_inputs=2)
+        if isinstance(model, Model):  # a tokenizer of BERT gives them in another one
+            root(kinds=kinds, ids=ids, mask=mask)
+        else:
+            root(ids, mask=mask)
+        assert [float(one[0, 0]) for one in notes.given] == [0.0, 2.0]
 
 
 # ---- a transformer, whose encoder needs the mask
@@ -320,3 +401,84 @@ def test_a_text_classifier(tmp_path):
     with torch.no_grad():
         found, padded = root(ids, mask)[0], root(wide, wide_mask)[0]
     assert (found - padded).abs().max() < 1e-5, "padding is not retrieved by"
+
+
+# ---- in a world where there is much to forget
+class Hidden(nn.Module):
+    """The hidden layer of the model as it was before all tasks."""
+
+    def __init__(self, seed):
+        super().__init__()
+        start = mini_clip.childhood(seed, mini_clip.STRONG)
+        model = mini_clip.MiniClip(start.world.new())
+        model.load_state_dict(start.weights)
+        self.hear = model.hear
+
+    def forward(self, x):
+        return nn.functional.gelu(self.hear(x))
+
+
+class Noise(nn.Module):
+    """Queries that say nothing of the inputs, though the same for the same batch."""
+
+    def forward(self, x):
+        seed = int(1e4 * x.abs().sum()) % 2**31
+        return torch.randn(len(x), 96, generator=torch.Generator().manual_seed(seed))
+
+
+def live(encoder, seed, folder):
+    """Return the outcome, and how many clips retrieve most from the slots of their own task."""
+    method = SLM(
+        mini_clip.TARGETS,
+        encoder=encoder,
+        retriever=KeyRetriever(groups=2, slots=4, retrieved=4),
+        rank=4,
+    )
+    outcome = mini_clip.live(method, folder, seed=seed)
+    root, right = outcome.engine.modules["model"].eval(), []
+    for task in outcome.engine.stream:
+        shares = root.retriever.by_task(root.retriever(root.encoder(task.test.features)))
+        right.append(float((shares.argmax(1) == task.index).float().mean()))
+    return outcome, statistics.mean(right)
+
+
+def oracle(outcome):
+    """The accuracy on all tasks in the end if each were known."""
+    engine, found = outcome.engine, []
+    for task in engine.stream:
+        engine.method.before_eval(task)
+        with torch.no_grad():
+            logits = engine.modules["model"].eval()(task.test.features)[0]
+        found.append(100 * float((logits.argmax(1) == task.test.labels).float().mean()))
+    engine.method.before_eval(None)
+    return statistics.mean(found)
+
+
+@pytest.mark.slow
+def test_it_forgets_far_less_than_merged_updates_and_by_retrieving_wrongly_alone(tmp_path):
+    seeds = (1, 2)
+    lora = [
+        mini_clip.live(LoRA(mini_clip.TARGETS, rank=16), tmp_path / f"lora{seed}", seed=seed)
+        for seed in seeds
+    ]
+    slm, right = zip(
+        *(live(FrozenEncoder(Hidden(seed)), seed, tmp_path / f"slm{seed}") for seed in seeds),
+        strict=True,
+    )
+    blind, chance = live(Noise(), 1, tmp_path / "blind")
+
+    def mean(outcomes, field):
+        return statistics.mean(getattr(one, field) for one in outcomes)
+
+    assert mean(lora, "forgetting") > 15
+    assert mean(slm, "forgetting") < 5
+    assert mean(slm, "last") > mean(lora, "last") + 5
+    assert mean(slm, "hold") > mean(lora, "hold") + 5
+    assert min(right) > 0.85
+    for one in slm:  # slots do not change: what was learnt is there, if it is retrieved
+        assert oracle(one) > one.last + 1
+        assert one.drift == 0
+    # and without queries that tell the tasks apart nothing is left of it
+    assert 0.1 < chance < 0.3
+    assert blind.last < slm[0].last - 10
+    assert blind.forgetting > slm[0].forgetting + 4
