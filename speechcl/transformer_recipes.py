@@ -60,7 +60,7 @@ def learn_examples(experiment: Experiment, about: Mapping[str, Any]) -> Path:
     tokenizer = load_tokenizer(hparams["tokenizer"] or source)
     names = classes_of(rows).names if "label" in rows[0] else None
     model = load_transformer(source, kind, tokenizer, len(names) if names else None)
-    if kind == "classification":
+    if names and kind == "classification":
         model.config.id2label = dict(enumerate(names))
         model.config.label2id = {name: index for index, name in enumerate(names)}
     wrapped: nn.Module
