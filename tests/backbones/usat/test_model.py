@@ -1,0 +1,202 @@
+"""The voice model put together: what may matter to what, and what must not."""
+
+import pytest
+import torch
+
+from speechcl.backbones.usat import USAT, VoiceConfig, preset
+from speechcl.backbones.usat.model import mask_of
+from speechcl.data.phonemes import numbers, phonemes
+
+HOP = 256
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A tiny model in which the speaker already matters, as after training."""
+    torch.manual_seed(0)
+    net = USAT("usat_tiny").eval()
+    with torch.no_grad():
+        for name, parameter in net.flow.named_parameters():
+            if "leave" in name or "post" in name:
+                parameter.normal_(std=0.1)
+        for coupling in net.flow.couplings:
+            for parameter in coupling.parameters():
+                parameter.add_(0.05 * torch.randn_like(parameter))
+    return net
+
+
+def clips(*seconds, rate_hz=16000):
+    """Noise of several lengths, with garbage behind the ends; and the lengths."""
+    samples = torch.tensor([round(one * rate_hz) for one in seconds])
+    return 0.1 * torch.randn(len(samples), int(samples.max())), samples
+
+
+def texts(*said):
+    found = [torch.tensor(numbers(phonemes(one))) for one in said]
+    ids = torch.nn.utils.rnn.pad_sequence(found, batch_first=True)
+    return ids, torch.tensor([len(one) for one in found])
+
+
+QUIET = {"noise_scale": 0.0, "duration_noise_scale": 0.0}
+
+
+@torch.no_grad()
+def test_it_speaks_in_whole_frames_and_is_silent_after_the_end(model):
+    ids, lengths = texts("Hello there.", "Good morning to all of you.")
+    waveform, samples = model.say(ids, torch.randn(2, 32), lengths)
+    assert waveform.shape == (2, int(samples.max()))
+    assert bool((samples % HOP == 0).all())
+    assert samples[0] >= lengths[0] * HOP, "each symbol lasts a frame at least"
+    short = int(samples.argmin())
+    assert not waveform[short, samples[short] :].any()
+    assert torch.isfinite(waveform).all()
+
+
+@torch.no_grad()
+def test_company_changes_nothing(model):
+    ids, lengths = texts("Hello there.", "Good morning to all of you.")
+    speakers = torch.randn(2, 32)
+    together, samples = model.say(ids, speakers, lengths, **QUIET)
+    for i in range(2):
+        alone, length = model.say(ids[i : i + 1, : lengths[i]], speakers[i : i + 1], **QUIET)
+        assert length == samples[i]
+        torch.testing.assert_close(together[i : i + 1, : int(length)], alone, rtol=0, atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_speaker_does_not_depend_on_padding(model):
+    waveform, samples = clips(1.5, 2.0)
+    together = model.speaker(waveform, samples)
+    alone = model.speaker(waveform[:1, : samples[0]])
+    torch.testing.assert_close(together[:1], alone, rtol=1e-4, atol=1e-5)
+    assert torch.equal(model.speaker(waveform, samples), together), "no noise in it"
+
+
+@torch.no_grad()
+def test_the_speaker_matters_to_sound_and_to_rhythm(model):
+    ids, _ = texts("Good morning.")
+    a, b = torch.randn(2, 1, 32)
+    one, _ = model.say(ids, a, **QUIET)
+    other, _ = model.say(ids, b, **QUIET)
+    assert one.shape != other.shape or (one - other).abs().max() > 1e-4
+
+
+@torch.no_grad()
+def test_before_training_sound_does_not_depend_on_the_speaker():
+    torch.manual_seed(1)
+    fresh = USAT("usat_tiny").eval()
+    z, mask = torch.randn(1, 32, 20), torch.ones(1, 1, 20)
+    a, b = torch.randn(2, 1, 32)
+    assert torch.equal(fresh.flow.add_timbre(z, mask, a), fresh.flow.add_timbre(z, mask, b))
+
+
+@torch.no_grad()
+def test_noise_and_pace(model):
+    ids, _ = texts("Good morning.")
+    speaker = torch.randn(1, 32)
+    same = [model.say(ids, speaker, generator=torch.Generator().manual_seed(4)) for _ in range(2)]
+    assert torch.equal(same[0][0], same[1][0])
+    other, _ = model.say(ids, speaker, generator=torch.Generator().manual_seed(5))
+    assert other.shape != same[0][0].shape or not torch.equal(other, same[0][0])
+    (_, fast), (_, slow) = (model.say(ids, speaker, length_scale=x, **QUIET) for x in (1.0, 2.0))
+    assert slow > 1.3 * fast
+
+
+def batch(model):
+    ids, id_lengths = texts("Good morning.", "Yes.")
+    waveform, samples = clips(2.0, 1.4)
+    reference, reference_samples = clips(1.8, 2.5)
+    return ids, id_lengths, waveform, samples, reference, reference_samples
+
+
+def test_a_training_step_has_all_that_losses_need():
+    torch.manual_seed(0)
+    net = USAT("usat_tiny")
+    out = net(*batch(net), slice_frames=16)
+    frames = out.latents.frames
+    assert frames.tolist() == [125, 87]
+    durations = out.aligned.durations[:, 0]
+    assert torch.equal(durations.sum(dim=1), frames)
+    assert out.aligned.mean.shape == out.latents.z.shape == out.aligned.timbre_free.shape
+    assert out.decoded.shape == (2, 16 * HOP)
+    assert out.speakers.target.shape == out.speakers.first.shape == (2, 32)
+    assert out.speakers.valid.tolist() == [True, True]
+    assert bool((out.starts + 16 <= frames).all())
+    assert out.aligned.duration_loss.ndim == 0
+
+
+def test_every_weight_is_trained_by_the_losses_together():
+    torch.manual_seed(0)
+    net = USAT("usat_tiny")
+    with torch.no_grad():  # the flow's last layers begin at zero and hide what is before
+        for parameter in net.flow.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    out = net(*batch(net), slice_frames=16)
+    error = (out.aligned.timbre_free - out.aligned.mean).square() / out.aligned.log_scale.exp()
+    loss = error.mean() + out.decoded.square().mean() + out.aligned.duration_loss
+    loss = loss + out.speakers.target.square().mean() + out.speakers.second.square().mean()
+    loss.backward()
+    without = [name for name, p in net.named_parameters() if p.grad is None]
+    assert not without
+
+
+def test_the_decoded_slice_is_of_the_same_time_as_the_real_one():
+    net = USAT("usat_tiny")
+    waveform = torch.arange(10 * HOP).float()[None]
+    starts = torch.tensor([3])
+    assert net.slice_of(waveform, starts, 2)[0, 0] == 3 * HOP
+    assert torch.equal(net.slice_of(waveform, starts, 2)[0], waveform[0, 3 * HOP : 5 * HOP])
+    beyond = net.slice_of(waveform, torch.tensor([9]), 2)[0]
+    assert torch.equal(beyond[:HOP], waveform[0, 9 * HOP :])
+    assert not beyond[HOP:].any()
+
+
+@torch.no_grad()
+def test_the_decoder_hears_nothing_but_the_memory(model):
+    kept = model.memory.memory.clone()
+    z, mask = torch.randn(2, 32, 8), torch.ones(2, 1, 8)
+    try:
+        model.memory.memory.zero_()
+        silent = model.decoder(model.memory(z, mask))
+        assert torch.equal(silent[0], silent[1])
+    finally:
+        model.memory.memory.copy_(kept)
+    loud = model.decoder(model.memory(z, mask))
+    assert not torch.equal(loud[0], loud[1])
+
+
+def test_too_short_a_clip_is_one_clear_line(model):
+    with pytest.raises(ValueError, match="a clip of 200 samples is shorter than a frame of 256"):
+        model.speaker(torch.zeros(1, 200))
+
+
+def test_presets_and_their_sizes():
+    sizes = {"usat_tiny": 0.5, "usat_small": 9.0, "usat_base": 50.0}
+    for name, most in sizes.items():
+        with torch.device("meta"):
+            net = USAT(name)
+        assert 0.3 * most < sum(p.numel() for p in net.parameters()) / 1e6 < most
+    with pytest.raises(ValueError, match="did you mean usat_small"):
+        preset("usat_smal")
+    with pytest.raises(ValueError, match="decoder is 'wave': use hifigan or istft"):
+        VoiceConfig(decoder="wave")
+
+
+@pytest.mark.parametrize("durations", ["stochastic", "deterministic"])
+@pytest.mark.parametrize("decoder", ["hifigan", "istft"])
+def test_every_kind_of_decoder_and_durations(decoder, durations):
+    import dataclasses
+
+    torch.manual_seed(0)
+    config = dataclasses.replace(
+        preset("usat_tiny"), decoder=decoder, durations=durations, decoder_channels=32
+    )
+    net = USAT(config)
+    out = net(*batch(net), slice_frames=8)
+    (out.decoded.square().mean() + out.aligned.duration_loss).backward()
+    waveform, samples = net.eval().say(texts("Yes.")[0], torch.randn(1, 32))
+    assert waveform.shape[1] == int(samples)
+
+
+def test_masks():
+    assert mask_of(torch.tensor([0, 2]), 2)[:, 0].tolist() == [[0, 0], [1, 1]]
