@@ -109,6 +109,10 @@ class ContinualBrain(sb.Brain):
             return batch
         return {key: value.to(self.device) for key, value in batch.items()}
 
+    def learners(self) -> nn.ModuleDict:
+        """Return the modules that the method may train; all, but for those of an adversary."""
+        return self.raw
+
     # ---- the training step, with the method's hooks
     def fit_batch(self, batch: Any) -> Tensor:
         """Let the method choose the batch, then train on it."""
@@ -175,7 +179,7 @@ class ContinualBrain(sb.Brain):
 
     def init_optimizers(self) -> None:
         """Give the optimizer what the method wants trained."""
-        groups = self.method.param_groups(self.raw)
+        groups = self.method.param_groups(self.learners())
         self.optimizer = self.opt_class(groups)
         for group in self.optimizer.param_groups:
             group["full_lr"] = group["lr"] * group.pop("lr_scale", 1.0)

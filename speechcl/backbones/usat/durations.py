@@ -41,6 +41,8 @@ class StochasticDurationPredictor(nn.Module):
 
     Attributes
     ----------
+    whole : Callable
+        Makes whole frames of durations.
     detach : bool
         Whether gradients stop at phonemes and speaker, as in VITS. Switch it off in order to learn
         a speaker's vector from durations.
@@ -61,6 +63,8 @@ class StochasticDurationPredictor(nn.Module):
     >>> predictor.sample(h, mask, speaker, noise_scale=0.8).shape
     torch.Size([2, 1, 5])
     """
+
+    whole = staticmethod(torch.ceil)  # it has learnt durations less a fraction of a frame
 
     def __init__(
         self,
@@ -180,8 +184,7 @@ class StochasticDurationPredictor(nn.Module):
         Returns
         -------
         Tensor
-            Shape (batch, 1, phonemes); ``ceil(exp(...))`` are whole frames, since the flow has
-            learnt durations less a fraction of a frame.
+            Shape (batch, 1, phonemes); ``whole(exp(...))`` are whole frames.
         """
         context = self._context(h, mask, condition)
         z = _noise(h, generator) * noise_scale * mask
@@ -215,6 +218,8 @@ class DeterministicDurationPredictor(nn.Module):
 
     Attributes
     ----------
+    whole : Callable
+        Makes whole frames of durations.
     detach : bool
         Whether gradients stop at phonemes and speaker.
     point : AdapterPoint
@@ -232,6 +237,8 @@ class DeterministicDurationPredictor(nn.Module):
     >>> predictor.sample(h, mask, speaker, noise_scale=0.8).shape
     torch.Size([2, 1, 5])
     """
+
+    whole = staticmethod(torch.round)
 
     def __init__(
         self, channels: int, hidden: int, condition: int, kernel: int = 3, dropout: float = 0.5

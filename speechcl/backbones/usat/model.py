@@ -64,7 +64,7 @@ class Aligned(NamedTuple):
     duration_loss: Tensor
 
 
-class Training(NamedTuple):
+class VoiceStep(NamedTuple):
     """All that the losses of one step need; ``starts`` are first frames of the decoded slices."""
 
     latents: Latents
@@ -222,7 +222,8 @@ class USAT(nn.Module):
             h, mean, log_scale = self.phonemes(ids, mask)
             log_durations = self.durations.sample(h, mask, speaker, duration_noise_scale, generator)
             wanted = torch.exp(log_durations) * length_scale
-            durations = (wanted.ceil().clamp(1, MAX_FRAMES_A_PHONEME) * mask)[:, 0].long()
+            durations = self.durations.whole(wanted).clamp(1, MAX_FRAMES_A_PHONEME) * mask
+            durations = durations[:, 0].long()
             frames = durations.sum(dim=1)
             longest = int(frames.max())
             frame_mask = mask_of(frames, longest)
@@ -232,6 +233,32 @@ class USAT(nn.Module):
             z = self.flow.add_timbre(text, frame_mask, speaker)
             waveform = self.decoder(self.memory(z, frame_mask), frame_mask)
         return waveform, frames * self.config.hop
+
+    @torch.no_grad()
+    def retell(
+        self,
+        ids: Tensor,
+        id_lengths: Tensor,
+        waveform: Tensor,
+        samples: Tensor,
+        reference: Tensor,
+        reference_samples: Tensor,
+    ) -> Tensor:
+        """Speak a text with the timing of one recording and the timbre of another, without noise.
+
+        Arguments are those of ``forward``.
+
+        Returns
+        -------
+        Tensor
+            Shape (batch, frames * hop), to be set beside ``waveform``.
+        """
+        encoded = self.encode(waveform, samples)
+        latents = encoded._replace(z=encoded.mean)
+        speaker = self.speaker(reference, reference_samples)
+        aligned = self.align(ids, id_lengths, latents, speaker)
+        z = self.flow.add_timbre(aligned.mean, latents.mask, speaker)
+        return self.decoder(self.memory(z, latents.mask), latents.mask)
 
     # ---- training
     def forward(
@@ -243,7 +270,7 @@ class USAT(nn.Module):
         reference: Tensor,
         reference_samples: Tensor,
         slice_frames: int = 32,
-    ) -> Training:
+    ) -> VoiceStep:
         """Do all of a training step but the losses.
 
         Arguments
@@ -259,7 +286,7 @@ class USAT(nn.Module):
 
         Returns
         -------
-        Training
+        VoiceStep
 
         Source
         ------
@@ -273,7 +300,7 @@ class USAT(nn.Module):
         part = _slices(latents.z, starts, slice_frames)
         part_mask = _slices(latents.mask, starts, slice_frames)
         decoded = self.decoder(self.memory(part, part_mask))
-        return Training(latents, speakers, aligned, decoded, starts)
+        return VoiceStep(latents, speakers, aligned, decoded, starts)
 
     def align(self, ids: Tensor, id_lengths: Tensor, latents: Latents, speaker: Tensor) -> Aligned:
         """Set a text beside speech, for a speaker's vectors (batch, size).

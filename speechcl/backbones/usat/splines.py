@@ -57,7 +57,7 @@ def rational_quadratic_spline(
     # One at the ends, where the straight tails go on.
     slope = functional.pad(functional.softplus(slopes) + _LEAST_SLOPE, (1, 1), value=1.0)
     inside = x.abs() <= tail
-    at = x.clamp(-tail, tail)[..., None]
+    at = x.clamp(-tail, tail)[..., None].contiguous()
     knots = knots_y if inverse else knots_x
     bin_ = torch.searchsorted(knots[..., 1:-1].detach().contiguous(), at, right=True)
     (left, right), (bottom, top), (slope_in, slope_out) = (

@@ -167,7 +167,7 @@ def test_the_decoder_hears_nothing_but_the_memory(model):
 
 def test_too_short_a_clip_is_one_clear_line(model):
     with pytest.raises(ValueError, match="a clip of 200 samples is shorter than a frame of 256"):
-        model.speaker(torch.zeros(1, 200))
+        model.speaker(torch.zeros(2, 4000), torch.tensor([200, 4000]))
 
 
 def test_presets_and_their_sizes():

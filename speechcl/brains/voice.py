@@ -1,0 +1,253 @@
+"""Voices: a model that speaks learns against judges of its sound and of its speaker vectors."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy
+import speechbrain as sb
+import torch
+from torch import Tensor, nn
+
+from speechcl.backbones.usat.discriminators import (
+    LeakageDiscriminator,
+    TimbreDiscriminator,
+    WaveformDiscriminators,
+)
+from speechcl.backbones.usat.losses import (
+    adversarial_discriminator_loss,
+    adversarial_generator_loss,
+    feature_matching_loss,
+    kl_loss,
+    leakage_discriminator_loss,
+    leakage_speaker_loss,
+    mel_loss,
+    timbre_loss,
+)
+from speechcl.backbones.usat.model import USAT, Speakers, VoiceStep
+from speechcl.backbones.usat.presets import VoiceConfig
+from speechcl.backbones.usat.spectrogram import LogMelSpectrogram
+from speechcl.brain import ContinualBrain
+from speechcl.parallel import share, world
+
+Pair = tuple[Any, ...]  # of what is real and what is not
+DB_A_NEPER = 20 / math.log(10)  # a natural logarithm of magnitudes in decibels
+
+
+class Judges(nn.Module):
+    """What the voice model is trained against: judges of waveforms, and of pairs of speakers.
+
+    Arguments
+    ---------
+    config : VoiceConfig
+        Sizes of the voice model.
+
+    Example
+    -------
+    >>> judges, sound = Judges(VoiceConfig(speaker=8, judge_channels=2)), torch.zeros(2, 4096)
+    >>> speakers = Speakers(*torch.randn(3, 2, 8), torch.tensor([True, True]))
+    >>> of_sound, of_pairs, right = judges(sound, sound, speakers)
+    >>> of_sound.ndim, bool(0 <= right <= 1)
+    (0, True)
+    """
+
+    def __init__(self, config: VoiceConfig) -> None:
+        super().__init__()
+        self.leakage = LeakageDiscriminator(config.speaker, config.speaker)
+        self.waveform = WaveformDiscriminators(config.judge_channels)
+
+    def forward(
+        self, real: Tensor, decoded: Tensor, speakers: Speakers
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the judges' own losses, of sound and of pairs, and how often pairs are told right.
+
+        Arguments
+        ---------
+        real, decoded : Tensor
+            Sound, detached here, both (batch, time).
+        speakers : Speakers
+            Detached here as well.
+        """
+        (of_real, of_decoded), _ = self.compare(real, decoded.detach())
+        sound = adversarial_discriminator_loss(of_real, of_decoded)
+        return sound, *leakage_discriminator_loss(self.leakage, *speakers)
+
+    def compare(self, real: Tensor, decoded: Tensor) -> tuple[Pair, Pair]:
+        """Return scores and feature maps, each of real and of decoded sound, by judge."""
+        scores, features = self.waveform(torch.cat([real, decoded]))
+        halves = [score.chunk(2) for score in scores]
+        maps = [[one.chunk(2) for one in judge] for judge in features]
+        of_scores = tuple([pair[k] for pair in halves] for k in (0, 1))
+        of_maps = tuple([[pair[k] for pair in judge] for judge in maps] for k in (0, 1))
+        return of_scores, of_maps
+
+
+def voice_modules(model: USAT) -> dict[str, nn.Module]:
+    """Return what a voice model is trained with: the model, the judge of timbre, the others.
+
+    Example
+    -------
+    >>> list(voice_modules(USAT("usat_tiny")))
+    ['model', 'timbre', 'judges']
+    """
+    c = model.config
+    timbre = TimbreDiscriminator(c.latent, c.speaker_channels)
+    return {"model": model, "timbre": timbre, "judges": Judges(c)}
+
+
+class VoiceBrain(ContinualBrain):
+    """Train ``modules["model"]`` to speak, against ``modules["timbre"]`` and ``["judges"]``.
+
+    In each step the judges learn first, from what the model has just decoded, then the model with
+    the judge of timbre, whose gradient is reversed. The method decides what of the model is
+    trained; the judges have an optimizer of their own.
+
+    It is measured by what the text gives, spoken with the timing of a recording and the timbre
+    of another one of the same speaker: the mean difference of its log-mel spectrogram from
+    that of the recording, in decibels.
+
+    Arguments
+    ---------
+    slice_frames : int
+        Of each utterance, decoded and judged in a step.
+    timbre_ramp : int
+        Steps over which the reversed gradient grows to its full strength.
+
+    Source
+    ------
+    USAT, arXiv 2404.18094, equations 5 to 10 and section 4.1 of the method; VITS, arXiv
+    2106.06103, section 2.3, for waveforms. Deviates: the ramp, and timbre judged with channels
+    normalised, so that noise alone does not tell text from speech.
+
+    Example
+    -------
+    >>> VoiceBrain.metric, VoiceBrain.higher_is_better
+    ('mel_db', False)
+    """
+
+    metric = "mel_db"
+    higher_is_better = False
+
+    def __init__(self, *, slice_frames: int = 32, timbre_ramp: int = 0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.slice_frames, self.timbre_ramp = slice_frames, timbre_ramp
+        config = self.voice.config
+        self.mel = LogMelSpectrogram(config.rate_hz, config.n_fft, config.hop, bands=config.mels)
+        self.mel.to(self.device)
+        self.parts: dict[str, float] = {}  # of the last step, for the log
+
+    @property
+    def voice(self) -> USAT:
+        """The bare voice model."""
+        return self.raw["model"]  # type: ignore[return-value]
+
+    def targets(self, batch: Any) -> Tensor:
+        """Return the symbols, one row an utterance."""
+        return batch["ids"]
+
+    @property
+    def judges(self) -> Judges:
+        """The bare judges, which only the brain trains."""
+        return self.raw["judges"]  # type: ignore[return-value]
+
+    def learners(self) -> nn.ModuleDict:
+        """Return the model and the judge of timbre, which learns with it."""
+        return nn.ModuleDict({name: self.raw[name] for name in ("model", "timbre")})
+
+    def init_optimizers(self) -> None:
+        """Give the judges an optimizer of their own."""
+        super().init_optimizers()
+        self.judge_optimizer = self.opt_class(self.judges.parameters())
+        self.full_judge_lr = [group["lr"] for group in self.judge_optimizer.param_groups]
+        if self.checkpointer is not None:
+            self.checkpointer.add_recoverable("judge_optimizer", self.judge_optimizer)
+
+    # ---- training
+    def compute_forward(self, batch: Any, stage: sb.Stage) -> VoiceStep | Tensor:
+        """Return what losses need; in tests the text spoken with the timing of the recording."""
+        names = ("ids", "id_lengths", "waveform", "samples", "reference", "reference_samples")
+        given = [batch[name] for name in names]
+        if stage is sb.Stage.TEST:
+            return self.voice.retell(*given)
+        return self.modules["model"](*given, slice_frames=self.slice_frames)
+
+    def compute_objectives(self, predictions: Any, batch: Any, stage: sb.Stage) -> Tensor:
+        """Train the judges first, in training."""
+        if stage is sb.Stage.TRAIN:
+            self._train_judges(predictions, batch)
+        return super().compute_objectives(predictions, batch, stage)
+
+    def _train_judges(self, out: VoiceStep, batch: Any) -> None:
+        real = self._real_slice(out, batch)
+        sound, pairs, right = self.modules["judges"](real, out.decoded.float(), out.speakers)
+        loss = sound + pairs
+        self.check_loss_isfinite(loss)
+        if world()[1] > 1:
+            loss = loss * share(len(real), loss.device)
+        loss.backward()
+        factor = self.schedule(self.now.index / max(self.planned_steps, 1))
+        for group, lr in zip(self.judge_optimizer.param_groups, self.full_judge_lr, strict=True):
+            group["lr"] = factor * lr
+        self.judge_optimizer.step()
+        self.judge_optimizer.zero_grad(set_to_none=True)
+        self.parts = {"judges": sound.item(), "pairs": pairs.item(), "pairs_right": right.item()}
+
+    def task_loss(self, outputs: VoiceStep, batch: Any, stage: sb.Stage) -> Tensor:
+        """Return the sum of reconstruction, divergence, durations, leakage and timbre (Eq. 10)."""
+        real, decoded = self._real_slice(outputs, batch), outputs.decoded.float()
+        judges, speakers = self.judges, outputs.speakers
+        judges.requires_grad_(False)  # they only pass gradients on here
+        try:
+            (_, of_fake), (real_maps, fake_maps) = judges.compare(real, decoded)
+        finally:
+            judges.requires_grad_(True)
+        latents, aligned = outputs.latents, outputs.aligned
+        text = aligned.mean + torch.randn_like(aligned.mean) * aligned.log_scale.exp()
+        strength = min(1.0, (self.now.index + 1) / self.timbre_ramp) if self.timbre_ramp else 1.0
+        parts = {
+            "mel": mel_loss(self.mel(real), self.mel(decoded)),
+            "adversarial": adversarial_generator_loss(of_fake),
+            "features": feature_matching_loss(real_maps, fake_maps),
+            "kl": kl_loss(
+                aligned.timbre_free,
+                latents.log_scale,
+                aligned.mean,
+                aligned.log_scale,
+                latents.mask,
+            ),
+            "durations": aligned.duration_loss,
+            "speaker": leakage_speaker_loss(
+                judges.leakage, speakers.first, speakers.second, speakers.valid
+            ),
+            "timbre": timbre_loss(
+                self.modules["timbre"],
+                text,
+                aligned.timbre_free,
+                latents.mask,
+                strength,
+                normalise=True,
+            ),
+        }
+        self.parts |= {name: value.item() for name, value in parts.items()}
+        return torch.stack(list(parts.values())).sum()
+
+    def _real_slice(self, out: VoiceStep, batch: Any) -> Tensor:
+        return self.voice.slice_of(batch["waveform"], out.starts, self.slice_frames)
+
+    # ---- tests
+    def score(self, outputs: Tensor, batch: Any) -> Tensor:
+        """Return the difference of log-mel spectrograms in decibels, a mean an item, (batch,)."""
+        samples = batch["samples"] // self.voice.config.hop * self.voice.config.hop
+        real, spoken = (
+            self.mel(waveform[:, : outputs.shape[1]], samples)
+            for waveform in (batch["waveform"], outputs)
+        )
+        frames = samples // self.voice.config.hop
+        inside = torch.arange(real.shape[2], device=real.device) < frames[:, None]
+        difference = (real - spoken).abs().mean(dim=1) * inside
+        return DB_A_NEPER * difference.sum(dim=1) / frames
+
+    def measure(self, scores: numpy.ndarray, dataset: Any) -> float:
+        """Return the mean over items."""
+        return float(scores.mean())

@@ -1,0 +1,211 @@
+"""The voice model against its judges: who learns when, and that a kill changes nothing."""
+
+import functools
+import math
+
+import numpy
+import pytest
+import torch
+
+from speechcl.backbones.usat import USAT
+from speechcl.brains.voice import VoiceBrain, voice_modules
+from speechcl.engine import Engine, Training
+from speechcl.methods import FineTune
+from speechcl.task import make_stream
+from tests.toy import same, weights
+
+RATE_HZ = 16000
+
+
+class Tones(torch.utils.data.Dataset):
+    """Speakers are pitches; what they say are random symbols."""
+
+    def __init__(self, items=4, seconds=1.8):
+        generator = torch.Generator().manual_seed(items)
+        time_s = torch.arange(round(seconds * RATE_HZ)) / RATE_HZ
+        noise = torch.randn(items, 2, len(time_s), generator=generator)
+        pitch_hz = 100.0 * (1 + torch.arange(items) % 2)
+        tone = torch.sin(2 * math.pi * pitch_hz[:, None, None] * time_s)
+        self.sound = 0.3 * tone + 0.02 * noise
+        self.ids = torch.randint(1, 100, (items, 9), generator=generator)
+
+    def __len__(self):
+        return len(self.ids)
+
+    def __getitems__(self, indices):
+        count, samples = len(indices), self.sound.shape[2]
+        return {
+            "ids": self.ids[indices],
+            "id_lengths": torch.full((count,), 9),
+            "waveform": self.sound[indices, 0],
+            "samples": torch.full((count,), samples),
+            "reference": self.sound[indices, 1],
+            "reference_samples": torch.full((count,), samples),
+        }
+
+    @staticmethod
+    def collate(batch):
+        return batch
+
+
+def engine(folder, method=None, epochs=1, brain=VoiceBrain, **run_opts):
+    torch.manual_seed(0)
+    return Engine(
+        brain=functools.partial(brain, slice_frames=8),
+        modules=voice_modules(USAT("usat_tiny")),
+        method=method or FineTune(),
+        stream=make_stream([("base", Tones(4), Tones(2))]),
+        training=Training(
+            functools.partial(torch.optim.AdamW, lr=1e-3), epochs=epochs, batch_size=2
+        ),
+        folder=folder,
+        run_opts={"noprogressbar": True, "device": "cpu", **run_opts},
+    )
+
+
+class Watched(VoiceBrain):
+    """Writes down what happens to whose weights."""
+
+    def snapshot(self):
+        return {name: value.clone() for name, value in self.raw.state_dict().items()}
+
+    def moved(self, before):
+        now = self.raw.state_dict()
+        return {name.split(".")[0] for name in now if not torch.equal(before[name], now[name])}
+
+    def _train_judges(self, out, batch):
+        before = self.snapshot()
+        super()._train_judges(out, batch)
+        after = self.snapshot()
+        moved = {
+            name.split(".")[0] for name in before if not torch.equal(before[name], after[name])
+        }
+        assert moved == {"judges"}, "judges learn from this step, nobody else"
+        assert all(p.grad is None for p in self.judges.parameters())
+        assert all(p.grad is None for p in self.voice.parameters()), "what they judge is detached"
+        self.method.calls.append("judges")
+
+    def optimizers_step(self):
+        assert all(p.grad is None for p in self.judges.parameters())
+        before = self.snapshot()
+        super().optimizers_step()
+        after = self.snapshot()
+        moved = {
+            name.split(".")[0] for name in before if not torch.equal(before[name], after[name])
+        }
+        assert moved == {"model", "timbre"}
+
+
+class Hooks(FineTune):
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def param_groups(self, modules):
+        self.calls.append(sorted(modules))
+        return super().param_groups(modules)
+
+    def before_batch(self, step):
+        self.calls.append("before_batch")
+        return super().before_batch(step)
+
+    def loss(self, step):
+        self.calls.append("loss")
+        return super().loss(step)
+
+    def after_backward(self, step):
+        self.calls.append("after_backward")
+
+    def after_step(self, step):
+        self.calls.append("after_step")
+
+
+def test_hooks_come_in_order_and_each_side_trains_its_own_weights(tmp_path):
+    method = Hooks()
+    engine(tmp_path, method, brain=Watched).run()
+    step = ["before_batch", "judges", "loss", "after_backward", "after_step"]
+    assert method.calls == [["model", "timbre"], *step, *step]
+
+
+def test_a_kill_inside_an_epoch_changes_nothing(tmp_path, monkeypatch):
+    whole = engine(tmp_path / "whole", epochs=2, ckpt_interval_steps=1)
+    expected = whole.run()
+    inner, steps = VoiceBrain.optimizers_step, []
+
+    def interrupted(self):
+        steps.append(None)
+        if len(steps) == 2:
+            raise KeyboardInterrupt
+        inner(self)
+
+    monkeypatch.setattr(VoiceBrain, "optimizers_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        engine(tmp_path / "killed", epochs=2, ckpt_interval_steps=1).run()
+    torch.manual_seed(99)
+    resumed = engine(tmp_path / "killed", epochs=2, ckpt_interval_steps=1)
+    assert resumed.run()["matrix"] == expected["matrix"]
+    assert same(weights(resumed), weights(whole)), "judges too"
+    assert len(steps) == 5
+
+
+def test_bfloat16_stays_finite(tmp_path):
+    results = engine(tmp_path, precision="bf16").run()
+    assert numpy.isfinite(results["matrix"]).all()
+
+
+def test_the_sound_gets_closer(tmp_path):
+    results = engine(tmp_path, epochs=12).run()
+    assert results["metric"] == "mel_db"
+    assert not results["higher_is_better"]
+    assert results["matrix"][0][0] < 0.8 * results["zero_shot"][0]
+
+
+@pytest.fixture(scope="module")
+def brain(tmp_path_factory):
+    return engine(tmp_path_factory.mktemp("brain")).evaluator
+
+
+def test_ten_times_as_loud_is_twenty_decibels_away(brain):
+    batch = Tones(2).__getitems__([0, 1])
+    same_sound = brain.score(batch["waveform"], batch)
+    louder = brain.score(10 * batch["waveform"], batch)
+    assert not same_sound.any()
+    torch.testing.assert_close(louder, torch.full((2,), 20.0), rtol=0.01, atol=0)
+
+
+def test_what_is_behind_the_end_does_not_count(brain):
+    batch = Tones(2).__getitems__([0, 1])
+    batch["samples"] = torch.tensor([16000, 28800])
+    spoken = batch["waveform"].clone()
+    spoken[0, 16000:] = 0.9
+    assert brain.score(spoken, batch)[0] < 0.5
+
+
+def test_the_judge_of_timbre_is_heard_little_by_little(tmp_path, monkeypatch):
+    from speechcl.brains import voice
+
+    heard, inner = [], voice.timbre_loss
+
+    def listening(judge, text, speech, mask, strength, normalise):
+        heard.append(strength)
+        return inner(judge, text, speech, mask, strength, normalise)
+
+    monkeypatch.setattr(voice, "timbre_loss", listening)
+    slowly = functools.partial(VoiceBrain, timbre_ramp=4)
+    engine(tmp_path, epochs=3, brain=slowly).run()
+    assert heard == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+
+
+def test_the_loss_is_the_sum_of_its_parts(tmp_path):
+    seen = []
+
+    class Adding(VoiceBrain):
+        def task_loss(self, outputs, batch, stage):
+            loss = super().task_loss(outputs, batch, stage)
+            names = ("mel", "adversarial", "features", "kl", "durations", "speaker", "timbre")
+            seen.append((loss.item(), sum(self.parts[name] for name in names)))
+            return loss
+
+    engine(tmp_path, brain=Adding).run()
+    assert all(whole == pytest.approx(parts, rel=1e-5) for whole, parts in seen)
+    assert len(seen) == 2
