@@ -156,8 +156,9 @@ def summary_rows(runs: Sequence[Run | Path | str]) -> list[SummaryRow]:
         key = (name, run.results["recipe"], tuple(sorted(run.results["stream"])))
         groups.setdefault(key, []).append(run)
     labels = _distinct_labels(list(groups))
-    fine_tuned = (key for key, runs in groups.items() if is_method(_kind(runs), "finetune"))
-    baseline = next(fine_tuned, next(iter(groups)))
+    fine_tuned = [key for key, runs in groups.items() if is_method(_kind(runs), "finetune")]
+    # "fine-tuning", not "fine-tuning, lr / 10", whichever comes first
+    baseline = min(fine_tuned, key=lambda key: len(labels[key]), default=next(iter(groups)))
     return [
         _row(
             label, tuple(groups[key]), _difference(labels[baseline], groups[baseline], groups[key])

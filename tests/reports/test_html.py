@@ -165,6 +165,16 @@ def averaging(average):
     return [[average] * 3] * 3
 
 
+def test_plain_fine_tuning_is_the_baseline_wherever_it_stands(tmp_path):
+    folders = [
+        fake_run(tmp_path / str(k), averaging(10.0 + k), method_label=label)
+        for k, label in enumerate(["fine-tuning, lr / 10", "fine-tuning"])
+    ]
+    slow, plain = summary_rows(folders)
+    assert plain.difference is None
+    assert (slow.difference.baseline, slow.difference.mean) == ("fine-tuning", -1.0)
+
+
 def test_differences_are_taken_run_by_run(tmp_path):
     ours, theirs = {1: 12.0, 2: 20.0, 3: 16.0}, {1: 15.0, 2: 25.0, 3: 20.0, 4: 90.0}
     other = ATTACKS[::-1]
