@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import shlex
 import sys
@@ -91,6 +92,9 @@ class Engine:
     Per task: seed, ``before_task``, a fresh brain with its own checkpoint folder, fit,
     ``after_task``, save, evaluate on every task. The same call after a kill goes on where the run
     stopped and ends with the same numbers.
+
+    Training data that have a method ``batches(batch_size, seed)`` give their own order, which has
+    the interface of EpochBatches and as many batches in every epoch.
 
     Arguments
     ---------
@@ -290,11 +294,8 @@ class Engine:
 
     def _fit(self, task: Task, watch: Stopwatch) -> None:
         data = self.method.train_set(task, self.stream)
-        batches = EpochBatches(
-            len(data),  # type: ignore[arg-type]
-            self.training.batch_size,
-            seed=self.training.seed * 1009 + task.index,
-        )
+        make = getattr(data, "batches", None) or functools.partial(EpochBatches, len(data))  # type: ignore[arg-type]
+        batches = make(self.training.batch_size, seed=self.training.seed * 1009 + task.index)
         counter = EpochCounter(self.training.epochs)
         keeper = self._keeper(task, seconds=watch.seconds)
         keeper.add_recoverables({"epoch": counter, "random": RandomState()})

@@ -100,7 +100,7 @@ class Experiment:
         command = " ".join(["python", os.path.relpath(sys.argv[0]), *self.argv])
         engine = Engine(
             brain=self.base["brain"],
-            modules={"model": self.base["model"]},
+            modules=self.base.get("modules") or {"model": self.base["model"]},
             method=method,
             stream=stream,
             training=self.base["training"],

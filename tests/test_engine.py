@@ -12,6 +12,7 @@ from torch import nn
 from speechcl import brain
 from speechcl.backbones import StatisticsNet
 from speechcl.brains import DetectionBrain
+from speechcl.data.features import FeatureSet
 from speechcl.engine import Engine, Training
 from speechcl.method import Method
 from speechcl.methods import ER, OWM, FineTune, Joint
@@ -191,6 +192,34 @@ def test_the_mean_loss_of_an_epoch_is_noted(tmp_path):
     (noted,) = [line["loss"] for line in lines if line["event"] == "epoch"]
     assert len(losses) == STEPS
     assert noted == pytest.approx(sum(float(one.detach()) for one in losses) / STEPS)
+
+
+def test_data_may_give_their_own_batches(tmp_path):
+    asked, seen = [], []
+
+    class FirstHalf(FeatureSet):
+        def batches(self, batch_size, seed):
+            asked.append((batch_size, seed))
+            return EpochBatches(len(self) // 2, batch_size, seed)
+
+    class Listening(FineTune):
+        def loss(self, step):
+            seen.append((step.total, step.batch["features"]))
+            return super().loss(step)
+
+    engine = toy_engine(tmp_path, Listening(), tasks=2, epochs=2, seed=3)
+    engine.stream = [
+        dataclasses.replace(task, train=FirstHalf(task.train.features, task.train.rows))
+        for task in engine.stream
+    ]
+    engine.run()
+    steps = 2 * len(EpochBatches(60, 32, seed=0))
+    assert asked == [(32, 3 * 1009), (32, 3 * 1009 + 1)]
+    assert [total for total, _ in seen] == [steps] * 2 * steps
+    for k, task in enumerate(engine.stream):
+        epoch = torch.cat([features for _, features in seen[k * steps : k * steps + steps // 2]])
+        order = [i for batch in EpochBatches(60, 32, seed=asked[k][1]) for i in batch]
+        assert torch.equal(epoch, task.train.features[order])
 
 
 @pytest.mark.parametrize("hidden", [True, False])

@@ -5,10 +5,13 @@ obtained with them show how a method behaves, not how well it finds spoofed reco
 """
 
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+import torch
 
 from speechcl.data.audio import write_audio
 from speechcl.data.channel import LEVEL_DBFS, room, trim
@@ -22,8 +25,9 @@ CORPUS = "embedded"
 RATE_HZ = 16000
 _VERSION = 1  # raise it when the same configuration yields other clips
 _TEST_EVERY = 4
+Clip = TypeVar("Clip")
 
-_TEMPLATES = (
+TEMPLATES = (
     "Please bring {count} {things} to {place} before {day}.",
     "The {job} left {count} {things} behind at {place}.",
     "On {day} we shall meet the {job} near {place}.",
@@ -107,7 +111,6 @@ def build_embedded(
     if sentences < 1:
         raise ValueError(f"sentences is {sentences}: set it to 1 or more")
     folder = Path(folder)
-    manifest, note = folder / "manifest.csv", folder / "embedded.json"
     configuration = {
         "about": STAND_IN,
         "version": _VERSION,
@@ -116,14 +119,48 @@ def build_embedded(
         "seed": seed,
         "rate_hz": RATE_HZ,
     }
-    if manifest.is_file() and note.is_file() and _read_json(note) == configuration:
-        return read_manifest(manifest, data_root=folder)
-    note.unlink(missing_ok=True)  # until the end, the folder counts as unfinished
     clips = _plan(folder, voices, sentences, seed)
-    write_manifest(manifest, run_jobs(_speak_clip, clips, workers, "embedded corpus"))
+    make_clips(folder, configuration, _speak_clip, clips, workers)
+    return read_manifest(folder / "manifest.csv", data_root=folder)
+
+
+def make_clips(
+    folder: Path,
+    configuration: Mapping[str, object],
+    speak_clip: Callable[[Clip], dict],
+    clips: list[Clip],
+    workers: int,
+) -> None:
+    """Make clips and their manifest, unless the folder was finished with this configuration.
+
+    Arguments
+    ---------
+    folder : Path
+        Where ``manifest.csv`` and ``embedded.json``, the note of a finished folder, go.
+    configuration : Mapping
+        All that the clips depend on, as JSON has it.
+    speak_clip : Callable
+        Writes one of ``clips``, returns its manifest row; defined in a module.
+    clips : list
+        What to make.
+    workers : int
+        Number of processes.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> make_clips(folder, {"seed": 0}, dict, [{"ID": "a", "wav": "a.wav", "duration": "1"}], 1)
+    >>> make_clips(folder, {"seed": 0}, dict, [{"ID": "not made again"}], 1)
+    >>> (folder / "manifest.csv").read_text()
+    'ID,duration,wav\\na,1,a.wav\\n'
+    """
+    manifest, note = folder / "manifest.csv", folder / "embedded.json"
+    if manifest.is_file() and note.is_file() and _read_json(note) == configuration:
+        return
+    note.unlink(missing_ok=True)  # until the end, the folder counts as unfinished
+    write_manifest(manifest, run_jobs(speak_clip, clips, workers, "embedded corpus"))
     with atomic_path(note) as temporary:
         temporary.write_text(json.dumps(configuration, indent=1) + "\n", encoding="utf-8")
-    return read_manifest(manifest, data_root=folder)
 
 
 def _read_json(path: Path) -> object:
@@ -145,17 +182,51 @@ def _plan(folder: Path, voices: int, sentences: int, seed: int) -> list[_Clip]:
     ]
 
 
-def _speak_clip(clip: _Clip) -> dict:
+def dry_speech(text: str, voice: str, seed: int, item_seed: int, rate_hz: int) -> torch.Tensor:
+    """Speak in a voice's own style, trimmed and levelled, in no room.
+
+    Arguments
+    ---------
+    text : str
+        What to say.
+    voice : str
+        One of ``speechcl.data.espeak.VOICES``.
+    seed : int
+        With the voice decides its rate and pitch.
+    item_seed : int
+        Of the noise in breathy voices.
+    rate_hz : int
+        Samples a second.
+
+    Returns
+    -------
+    torch.Tensor
+        Waveform (time,).
+
+    Example
+    -------
+    >>> waveform = dry_speech("Good morning.", "en-us+f1", seed=0, item_seed=0, rate_hz=16000)
+    >>> round(float(20 * waveform.square().mean().sqrt().log10()), 3)
+    -26.0
+    """
     from torchaudio.functional import resample
 
-    style = np.random.default_rng(seed_for(clip.seed, clip.voice, "style"))
+    style = np.random.default_rng(seed_for(seed, voice, "style"))
     rate_wpm, pitch = int(style.integers(145, 190)), int(style.integers(38, 63))
+    spoken, spoken_rate_hz = speak(text, voice, rate_wpm, pitch, seed=item_seed)
+    waveform = resample(spoken, spoken_rate_hz, rate_hz)
+    waveform = trim(waveform - waveform.mean(), rate_hz)
+    return waveform * (10 ** (LEVEL_DBFS / 20) / waveform.square().mean().sqrt())
+
+
+def _speak_clip(clip: _Clip) -> dict:
     item_seed = seed_for(clip.seed, clip.voice, clip.number)
-    text = _sentence(clip)
-    spoken, spoken_rate_hz = speak(text, clip.voice, rate_wpm, pitch, seed=item_seed)
-    waveform = resample(spoken, spoken_rate_hz, RATE_HZ)
-    waveform = trim(waveform - waveform.mean(), RATE_HZ)
-    waveform = waveform * (10 ** (LEVEL_DBFS / 20) / waveform.square().mean().sqrt())
+    text = sentence(
+        clip.number,
+        order_seed=seed_for(clip.seed, clip.voice, "text"),
+        words_seed=seed_for(clip.seed, clip.voice, clip.number, "words"),
+    )
+    waveform = dry_speech(text, clip.voice, clip.seed, item_seed, RATE_HZ)
     waveform = room(waveform, RATE_HZ, item_seed)
     accent, speaker = clip.voice.split("+")
     name = f"{accent}_{speaker}_{clip.number:02d}"
@@ -174,9 +245,15 @@ def _speak_clip(clip: _Clip) -> dict:
     }
 
 
-def _sentence(clip: _Clip) -> str:
-    """Fill a template: those of a speaker come in an order of its own, all before any again."""
-    order = np.random.default_rng(seed_for(clip.seed, clip.voice, "text"))
-    template = _TEMPLATES[order.permutation(len(_TEMPLATES))[clip.number % len(_TEMPLATES)]]
-    rng = np.random.default_rng(seed_for(clip.seed, clip.voice, clip.number, "words"))
-    return template.format(**{kind: rng.choice(words) for kind, words in _WORDS.items()})
+def sentence(number: int, order_seed: int, words_seed: int) -> str:
+    """Fill a template: they come in an order drawn from a seed, all before any again.
+
+    Example
+    -------
+    >>> sentence(0, order_seed=1, words_seed=1)
+    'My neighbour, a teacher, lives close to the northern gate.'
+    """
+    order = np.random.default_rng(order_seed).permutation(len(TEMPLATES))
+    rng = np.random.default_rng(words_seed)
+    words = {kind: rng.choice(words) for kind, words in _WORDS.items()}
+    return TEMPLATES[order[number % len(TEMPLATES)]].format(**words)

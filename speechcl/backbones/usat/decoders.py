@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 import torch
 from speechbrain.lobes.models.HifiGAN import LRELU_SLOPE, HifiganGenerator, ResBlock1
+from speechbrain.nnet.CNN import Conv1d, get_padding_elem
 from torch import Tensor, nn
 from torch.nn import functional
 
-from speechcl.backbones.usat.masked_blocks import masked, pad_with_zeros
+from speechcl.backbones.usat.masked_blocks import masked
 
 
 class HifiGanDecoder(nn.Module):
@@ -67,7 +68,7 @@ class HifiGanDecoder(nn.Module):
             upsample_factors=factors,
             conv_post_bias=False,
         )
-        pad_with_zeros(self.generator)
+        _pad_with_zeros_inside(self.generator)
 
     def forward(self, m: Tensor, mask: Tensor | None = None) -> Tensor:
         """Decode read-outs (batch, latent, frames), masked or all, to (batch, frames * hop)."""
@@ -188,6 +189,15 @@ class _ConvNeXt(nn.Module):
         h = self.norm(self.depthwise(x).transpose(1, 2))
         h = self.scale * self.narrow(functional.gelu(self.widen(h)))
         return x + h.transpose(1, 2)
+
+
+def _pad_with_zeros_inside(module: nn.Module) -> None:
+    """Let torch pad in its convolutions, by zeros: SpeechBrain copies first, a tenth slower."""
+    for part in module.modules():
+        if isinstance(part, Conv1d) and part.padding == "same":
+            sizes = part.in_channels, part.stride, part.kernel_size, part.dilation
+            part.conv.padding = (get_padding_elem(*sizes)[0],)
+            part.padding = "valid"
 
 
 def _run(block: ResBlock1, x: Tensor, mask: Tensor | None) -> Tensor:

@@ -93,7 +93,7 @@ class StochasticDurationPredictor(nn.Module):
                     *(
                         module
                         for _ in range(flows)
-                        for module in (_SplineFlow(hidden, kernel, bins, tail, adapts), _Swap())
+                        for module in (SplineFlow(hidden, kernel, bins, tail, adapts), _Swap())
                     ),
                 ]
             )
@@ -310,7 +310,7 @@ class _Affine(nn.Module):
         return (self.shift + self.log_scale.exp() * x) * mask, log_det
 
 
-class _SplineFlow(nn.Module):
+class SplineFlow(nn.Module):
     """Bends the second channel along curves that the first and the context choose."""
 
     def __init__(self, hidden: int, kernel: int, bins: int, tail: float, adapts: bool) -> None:
@@ -325,6 +325,7 @@ class _SplineFlow(nn.Module):
     def forward(
         self, x: Tensor, mask: Tensor, context: Tensor, inverse: bool = False
     ) -> tuple[Tensor, Tensor]:
+        """Return the bent channels (batch, 2, time) and the log-determinant of each item."""
         kept, bent = x.split(1, dim=1)
         curve = self.post(self.convs(self.pre(kept) + context, mask))
         widths, heights, slopes = full_precision(curve.transpose(1, 2)[:, None]).split(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from speechcl.backbones.usat.durations import (
     DeterministicDurationPredictor,
     StochasticDurationPredictor,
 )
+from speechcl.backbones.usat.files import read_config, read_weights, save_model
 from speechcl.backbones.usat.memory_readout import MemoryReadout
 from speechcl.backbones.usat.posterior_encoder import PosteriorEncoder
 from speechcl.backbones.usat.presets import VoiceConfig, preset
@@ -25,6 +27,7 @@ from speechcl.backbones.usat.speaker_encoder import SpeakerEncoder, segments
 from speechcl.backbones.usat.spectrogram import MagnitudeSpectrogram
 from speechcl.backbones.usat.text_encoder import PhonemeEncoder
 from speechcl.backbones.usat.timbre_flow import TimbreFlow
+from speechcl.backbones.usat.voices import Selection, Vectors, VoiceSpec
 from speechcl.data.phonemes import SYMBOLS
 
 MAX_FRAMES_A_PHONEME = 100  # a duration beyond is a slip of the flow's tail, not speech
@@ -128,6 +131,26 @@ class USAT(nn.Module):
             if c.decoder == "hifigan"
             else InverseStftDecoder(c.latent, c.decoder_channels, c.decoder_blocks, c.n_fft, c.hop)
         )
+        # voices beside the base, see voices.py
+        self.vectors, self.selection = Vectors(), Selection()
+        self.voice_spec: VoiceSpec | None = None
+
+    @classmethod
+    def from_pretrained(cls, folder: Path | str) -> USAT:
+        """Read a model that ``save`` has written, ready to speak; nothing is executed.
+
+        Raises
+        ------
+        ValueError
+            If there is none, or it is damaged.
+        """
+        model = cls(read_config(folder))
+        read_weights(model, folder)
+        return model.eval()
+
+    def save(self, folder: Path | str, dtype: torch.dtype = torch.float32) -> None:
+        """Write sizes and weights into a new folder, see ``files.save_model``."""
+        save_model(self, folder, dtype)
 
     # ---- from speech
     def encode(
@@ -231,7 +254,9 @@ class USAT(nn.Module):
             noise = torch.randn(mean.shape, generator=generator, device=mean.device)
             text = (mean + noise * log_scale.exp() * noise_scale) * frame_mask
             z = self.flow.add_timbre(text, frame_mask, speaker)
-            waveform = self.decoder(self.memory(z, frame_mask), frame_mask)
+            # nothing to mask where all are equally long, which the decoder does at every sample
+            decoder_mask = None if int(frames.min()) == longest else frame_mask
+            waveform = self.decoder(self.memory(z, frame_mask), decoder_mask)
         return waveform, frames * self.config.hop
 
     @torch.no_grad()

@@ -1,0 +1,89 @@
+"""Voice models come back from their folder as they were, and from no other."""
+
+import json
+
+import pytest
+import torch
+
+from speechcl.backbones.usat import USAT
+from speechcl.backbones.usat.files import SIZES, WEIGHTS
+from tests.toy import same
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return USAT("usat_tiny").eval()
+
+
+@pytest.fixture
+def folder(model, tmp_path):
+    model.save(tmp_path / "voice")
+    return tmp_path / "voice"
+
+
+@torch.no_grad()
+def test_it_comes_back_bit_for_bit(model, folder):
+    again = USAT.from_pretrained(folder)
+    assert not again.training
+    assert again.config == model.config
+    assert same(again.state_dict(), model.state_dict())
+    ids, speaker = torch.tensor([[0, 10, 0, 14, 0]]), torch.randn(1, 32)
+    spoken = [
+        one.say(ids, speaker, generator=torch.Generator().manual_seed(1)) for one in (model, again)
+    ]
+    assert torch.equal(spoken[0][0], spoken[1][0])
+
+
+def test_half_the_size_in_half_precision(model, folder, tmp_path):
+    model.save(tmp_path / "half", torch.float16)
+    sizes = [(one / WEIGHTS).stat().st_size for one in (tmp_path / "half", folder)]
+    assert sizes[0] < 0.6 * sizes[1]
+    again = USAT.from_pretrained(tmp_path / "half").state_dict()
+    for name, value in model.state_dict().items():
+        assert again[name].dtype == value.dtype
+        torch.testing.assert_close(again[name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_nothing_is_overwritten(model, folder):
+    with pytest.raises(ValueError, match="voice is not empty: give a new folder"):
+        model.save(folder)
+
+
+def test_where_there_is_no_model(tmp_path):
+    with pytest.raises(ValueError, match="no config.json and model.safetensors in it"):
+        USAT.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", "null", '{"latent": "32"}', '{"latent": true}', '{"more": 1}', "\xff"],
+)
+def test_other_sizes_are_refused(content, folder):
+    (folder / SIZES).write_text(content, encoding="latin-1")
+    with pytest.raises(ValueError, match=r"config.json: not the sizes of a voice model"):
+        USAT.from_pretrained(folder)
+
+
+def test_sizes_that_the_weights_do_not_have(folder):
+    sizes = json.loads((folder / SIZES).read_text())
+    (folder / SIZES).write_text(json.dumps({**sizes, "memory_slots": 33}))
+    with pytest.raises(ValueError, match=r"memory\.memory and 0 more do not fit config\.json"):
+        USAT.from_pretrained(folder)
+    (folder / SIZES).write_text(json.dumps({**sizes, "text_layers": 1}))
+    with pytest.raises(ValueError, match=r"phonemes\.layers\.1.* more do not fit config\.json"):
+        USAT.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00" * 200, b"PK\x03\x04 a pickle in a zip"])
+def test_damaged_weights_are_refused(content, folder):
+    (folder / WEIGHTS).write_bytes(content)
+    with pytest.raises(ValueError, match=r"model\.safetensors: no weights can be read"):
+        USAT.from_pretrained(folder)
+
+
+def test_truncated_weights_are_refused(folder):
+    whole = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"model\.safetensors: no weights can be read"):
+        USAT.from_pretrained(folder)
