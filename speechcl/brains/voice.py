@@ -96,7 +96,49 @@ def voice_modules(model: USAT) -> dict[str, nn.Module]:
     return {"model": model, "timbre": timbre, "judges": Judges(c)}
 
 
-class VoiceBrain(ContinualBrain):
+class SpeakingBrain(ContinualBrain):
+    """What brains of a voice model share: how its speech is measured.
+
+    A text is spoken with the timing of a recording, and its log-mel spectrogram set beside that
+    of the recording: the mean difference in decibels.
+    """
+
+    metric = "mel_db"
+    higher_is_better = False
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        config = self.voice.config
+        self.mel = LogMelSpectrogram(config.rate_hz, config.n_fft, config.hop, bands=config.mels)
+        self.mel.to(self.device)
+
+    @property
+    def voice(self) -> USAT:
+        """The bare voice model."""
+        raise NotImplementedError(f"{type(self).__name__} has no voice")
+
+    def targets(self, batch: Any) -> Tensor:
+        """Return the symbols, one row an utterance."""
+        return batch["ids"]
+
+    def score(self, outputs: Tensor, batch: Any) -> Tensor:
+        """Return the difference of log-mel spectrograms in decibels, a mean an item, (batch,)."""
+        samples = batch["samples"] // self.voice.config.hop * self.voice.config.hop
+        real, spoken = (
+            self.mel(waveform[:, : outputs.shape[1]], samples)
+            for waveform in (batch["waveform"], outputs)
+        )
+        frames = samples // self.voice.config.hop
+        inside = torch.arange(real.shape[2], device=real.device) < frames[:, None]
+        difference = (real - spoken).abs().mean(dim=1) * inside
+        return DB_A_NEPER * difference.sum(dim=1) / frames
+
+    def measure(self, scores: numpy.ndarray, dataset: Any) -> float:
+        """Return the mean over items."""
+        return float(scores.mean())
+
+
+class VoiceBrain(SpeakingBrain):
     """Train ``modules["model"]`` to speak, against ``modules["timbre"]`` and ``["judges"]``.
 
     In each step the judges learn first, from what the model has just decoded, then the model with
@@ -126,25 +168,15 @@ class VoiceBrain(ContinualBrain):
     ('mel_db', False)
     """
 
-    metric = "mel_db"
-    higher_is_better = False
-
     def __init__(self, *, slice_frames: int = 32, timbre_ramp: int = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.slice_frames, self.timbre_ramp = slice_frames, timbre_ramp
-        config = self.voice.config
-        self.mel = LogMelSpectrogram(config.rate_hz, config.n_fft, config.hop, bands=config.mels)
-        self.mel.to(self.device)
         self.parts: dict[str, float] = {}  # of the last step, for the log
 
     @property
     def voice(self) -> USAT:
         """The bare voice model."""
         return self.raw["model"]  # type: ignore[return-value]
-
-    def targets(self, batch: Any) -> Tensor:
-        """Return the symbols, one row an utterance."""
-        return batch["ids"]
 
     @property
     def judges(self) -> Judges:
@@ -234,20 +266,3 @@ class VoiceBrain(ContinualBrain):
 
     def _real_slice(self, out: VoiceStep, batch: Any) -> Tensor:
         return self.voice.slice_of(batch["waveform"], out.starts, self.slice_frames)
-
-    # ---- tests
-    def score(self, outputs: Tensor, batch: Any) -> Tensor:
-        """Return the difference of log-mel spectrograms in decibels, a mean an item, (batch,)."""
-        samples = batch["samples"] // self.voice.config.hop * self.voice.config.hop
-        real, spoken = (
-            self.mel(waveform[:, : outputs.shape[1]], samples)
-            for waveform in (batch["waveform"], outputs)
-        )
-        frames = samples // self.voice.config.hop
-        inside = torch.arange(real.shape[2], device=real.device) < frames[:, None]
-        difference = (real - spoken).abs().mean(dim=1) * inside
-        return DB_A_NEPER * difference.sum(dim=1) / frames
-
-    def measure(self, scores: numpy.ndarray, dataset: Any) -> float:
-        """Return the mean over items."""
-        return float(scores.mean())

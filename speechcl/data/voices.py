@@ -30,7 +30,8 @@ class VoiceSet(ClipSet):
 
     A batch holds ``ids`` (batch, symbols) and ``id_lengths``; ``waveform`` (batch, time) and
     ``samples``, their lengths; ``reference`` (batch, time) and ``reference_samples``; and
-    ``speaker``, the speakers' numbers. Zeros follow what is shorter than the longest.
+    ``speaker``, the speakers' numbers, and ``clip``, places in the pack. Zeros follow what is
+    shorter than the longest.
 
     The reference depends on the seed, the epoch, the clip's ID and which clips of its speaker are
     in the set, and on nothing else: neither workers, processes, order nor a resume change it. Call
@@ -129,6 +130,7 @@ class VoiceSet(ClipSet):
             "reference": reference,
             "reference_samples": reference_samples,
             "speaker": self.labels[indices],
+            "clip": torch.from_numpy(self.places[indices]),
         }
 
     def __add__(self, other: VoiceSet) -> VoiceSet:  # type: ignore[override]

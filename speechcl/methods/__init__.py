@@ -15,6 +15,7 @@ from speechcl.methods.rawm import RAWM
 from speechcl.methods.rwm import RWM
 from speechcl.methods.si import SI
 from speechcl.methods.slm import SLM
+from speechcl.methods.usat import USAT
 
 __all__ = [
     "CoDyRA",
@@ -32,4 +33,5 @@ __all__ = [
     "RWM",
     "SI",
     "SLM",
+    "USAT",
 ]

@@ -268,10 +268,12 @@ class USAT(nn.Module):
         samples: Tensor,
         reference: Tensor,
         reference_samples: Tensor,
+        speaker: Tensor | None = None,
     ) -> Tensor:
         """Speak a text with the timing of one recording and the timbre of another, without noise.
 
-        Arguments are those of ``forward``.
+        Arguments are those of ``forward``; ``speaker`` vectors (batch, size) take the references'
+        place.
 
         Returns
         -------
@@ -280,7 +282,8 @@ class USAT(nn.Module):
         """
         encoded = self.encode(waveform, samples)
         latents = encoded._replace(z=encoded.mean)
-        speaker = self.speaker(reference, reference_samples)
+        if speaker is None:
+            speaker = self.speaker(reference, reference_samples)
         aligned = self.align(ids, id_lengths, latents, speaker)
         z = self.flow.add_timbre(aligned.mean, latents.mask, speaker)
         return self.decoder(self.memory(z, latents.mask), latents.mask)

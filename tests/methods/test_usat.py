@@ -1,0 +1,250 @@
+"""A voice for each speaker beside a frozen base: nobody else's voice moves."""
+
+import functools
+import math
+
+import pytest
+import speechbrain as sb
+import torch
+import yaml
+
+from speechcl.adapters import base_fingerprint
+from speechcl.backbones.usat import USAT as Voice
+from speechcl.backbones.usat.voices import VoiceSpec, list_voices, speaking, voice_tensors
+from speechcl.brains.enrolment import Enroller, EnrolmentBrain
+from speechcl.engine import Engine, Training
+from speechcl.methods import USAT, FineTune
+from speechcl.task import make_stream
+from tests.toy import same, weights
+
+RATE_HZ, SYMBOLS = 16000, 7
+
+
+class Speaker(torch.utils.data.Dataset):
+    """One pitch; what is said are random symbols."""
+
+    def __init__(self, pitch_hz, items=4, seconds=0.5, first_clip=0):
+        generator = torch.Generator().manual_seed(round(pitch_hz) + items)
+        time_s = torch.arange(round(seconds * RATE_HZ)) / RATE_HZ
+        tone = 0.3 * torch.sin(2 * math.pi * pitch_hz * time_s)
+        self.sound = tone + 0.02 * torch.randn(items, 2, len(time_s), generator=generator)
+        self.ids = torch.randint(1, 100, (items, SYMBOLS), generator=generator)
+        self.first_clip = first_clip
+
+    def __len__(self):
+        return len(self.ids)
+
+    def __getitems__(self, indices):
+        samples = torch.full((len(indices),), self.sound.shape[2])
+        return {
+            "ids": self.ids[indices],
+            "id_lengths": torch.full((len(indices),), SYMBOLS),
+            "waveform": self.sound[indices, 0],
+            "samples": samples,
+            "reference": self.sound[indices, 1],
+            "reference_samples": samples,
+            "clip": self.first_clip + torch.tensor(indices),
+        }
+
+    @staticmethod
+    def collate(batch):
+        return batch
+
+
+def base():
+    """A tiny model in which the speaker matters, as after training."""
+    torch.manual_seed(0)
+    model = Voice("usat_tiny")
+    with torch.no_grad():
+        for parameter in [*model.flow.parameters(), *model.durations.parameters()]:
+            parameter.add_(0.05 * torch.randn_like(parameter))
+        for _ in range(3):  # statistics of the speaker encoder
+            model.speaker(0.3 * torch.randn(4, 8000))
+    return model.eval()
+
+
+def engine(folder, method=None, tasks=2, epochs=2, lr=5e-3, known=True, **run_opts):
+    pitches = [("alice", 220.0), ("b.ob", 110.0)][:tasks]
+    return Engine(
+        brain=EnrolmentBrain,
+        modules={"model": Enroller(base(), detach_durations=False)},
+        method=method or USAT(),
+        stream=make_stream(
+            [
+                (name, Speaker(pitch, first_clip=10 * k), Speaker(pitch, items=2))
+                for k, (name, pitch) in enumerate(pitches)
+            ]
+        ),
+        training=Training(
+            functools.partial(torch.optim.AdamW, lr=lr),
+            epochs=epochs,
+            batch_size=2,
+            task_known=known,
+            checkpoint_interval_s=0.0,
+        ),
+        folder=folder,
+        run_opts={"noprogressbar": True, "device": "cpu", **run_opts},
+    )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run on two speakers, and its results."""
+    whole = engine(tmp_path_factory.mktemp("usat"), epochs=6)
+    return whole, whole.run()
+
+
+def test_each_speaker_has_a_voice_and_the_base_is_as_before(run):
+    model = run[0].modules["model"].voice
+    assert list_voices(model) == ["alice", "b_ob"]
+    assert base_fingerprint(model) == base_fingerprint(base())
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("name", "pitch_hz"), [("alice", 220.0), ("b_ob", 110.0)])
+def test_a_voice_is_better_than_the_instant_one(name, pitch_hz, run):
+    brain, enroller = run[0].evaluator, run[0].modules["model"].eval()
+    batch = Speaker(pitch_hz, items=2, first_clip=100).__getitems__([0, 1])
+
+    def loss(chosen):
+        enroller.chosen = chosen
+        torch.manual_seed(0)
+        return brain.task_loss(brain.compute_forward(batch, sb.Stage.VALID), batch, sb.Stage.VALID)
+
+    assert loss(name) < loss(None) - 0.1
+    enroller.chosen = None
+
+
+def test_what_is_learnt_is_never_lost(run):
+    _, results = run
+    assert results["metric"] == "mel_db"
+    assert results["matrix"][1][0] == results["matrix"][0][0] != results["zero_shot"][0]
+    assert results["matrix"][0][1] == results["zero_shot"][1], "a speaker who is not there yet"
+
+
+def test_only_the_newest_voice_moves(tmp_path, monkeypatch):
+    inner = torch.optim.AdamW.step
+    moved = set()
+
+    def watched(self, *args, **kwargs):
+        modules = run_.modules
+        before = {key: value.clone() for key, value in modules.state_dict().items()}
+        value = inner(self, *args, **kwargs)
+        after = modules.state_dict()
+        moved.update(key for key in before if not torch.equal(before[key], after[key]))
+        return value
+
+    run_ = engine(tmp_path, tasks=1)
+    monkeypatch.setattr(torch.optim.AdamW, "step", watched)
+    run_.run()
+    model = run_.modules["model"].voice
+    expected = voice_tensors(model, "alice")
+    assert len(moved) == len(expected)
+    assert all("@alice" in key for key in moved)
+
+
+def test_the_vector_alone(tmp_path):
+    found = engine(tmp_path, USAT(adapters=False), tasks=1)
+    results = found.run()
+    model = found.modules["model"].voice
+    own = voice_tensors(model, "alice")
+    assert results["trainable_parameters"] == own["vector"].numel() == 32
+    assert all(not own[key].any() for key in own if key.endswith(".up")), "adapters still rest"
+
+
+def test_the_vector_begins_as_the_mean_over_recordings(tmp_path, monkeypatch):
+    monkeypatch.setattr(EnrolmentBrain, "optimizers_step", lambda self: self.optimizer.zero_grad())
+    found = engine(tmp_path, tasks=1, epochs=1)
+    found.run()
+    model = base()
+    with torch.no_grad():
+        data = Speaker(220.0).__getitems__([0, 1, 2, 3])
+        expected = model.speaker(data["waveform"], data["samples"]).mean(dim=0)
+    own = voice_tensors(found.modules["model"].voice, "alice")["vector"]
+    torch.testing.assert_close(own, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_kill_changes_nothing(tmp_path, monkeypatch):
+    whole = engine(tmp_path / "whole", ckpt_interval_steps=1)
+    expected = whole.run()
+    inner, steps = torch.optim.AdamW.step, []
+
+    def interrupted(self, *args, **kwargs):
+        steps.append(None)
+        if len(steps) in (2, 7):  # in the first task and in the second
+            raise KeyboardInterrupt
+        return inner(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", interrupted)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            engine(tmp_path / "killed", ckpt_interval_steps=1).run()
+        torch.manual_seed(5)
+    resumed = engine(tmp_path / "killed", ckpt_interval_steps=1)
+    assert resumed.run()["matrix"] == expected["matrix"]
+    assert same(weights(resumed), weights(whole))
+
+
+def test_structure_rebuilds_the_state(run):
+    whole, _ = run
+    structure = whole.method.structure()
+    assert yaml.safe_load(yaml.safe_dump(structure)) == structure
+    modules = torch.nn.ModuleDict({"model": Enroller(base())})
+    other = USAT()
+    other.build(modules, structure)
+    other.build(modules, structure)
+    modules.load_state_dict(whole.modules.state_dict())
+    assert same(modules.state_dict(), whole.modules.state_dict())
+    other.build(modules, {"voices": ["alice"]})
+    assert list_voices(modules["model"].voice) == ["alice"]
+
+
+def test_kept_bytes_are_those_of_the_voices(run):
+    whole, results = run
+    model = whole.modules["model"].voice
+    numbers = sum(t.numel() for n in list_voices(model) for t in voice_tensors(model, n).values())
+    assert results["memory_bytes"] == 4 * numbers
+    assert results["trainable_parameters"] == numbers // 2
+
+
+def test_without_knowing_the_speaker_the_base_speaks(tmp_path):
+    results = engine(tmp_path, tasks=1, known=False).run()
+    assert results["matrix"][0] == results["zero_shot"]
+
+
+def test_what_is_frozen_is_heard_once(tmp_path, monkeypatch):
+    encode, calls = Voice.encode, []
+
+    def counting(self, waveform, samples=None, generator=None):
+        calls.append(len(waveform))
+        return encode(self, waveform, samples, generator)
+
+    found = engine(tmp_path, tasks=1, epochs=3)
+    monkeypatch.setattr(Voice, "encode", counting)
+    found.learn(found.stream[0])
+    assert sum(calls) == 4 + 4, "once for the vector, once for all epochs"
+
+
+def test_fine_tuning_moves_the_base(tmp_path):
+    found = engine(tmp_path, FineTune(), tasks=1, epochs=1)
+    found.run()
+    assert base_fingerprint(found.modules["model"].voice) != base_fingerprint(base())
+
+
+def test_a_frozen_base_drops_nothing_while_a_voice_is_trained():
+    enroller = Enroller(base()).requires_grad_(False)
+    enroller.train()
+    assert not any(module.training for module in enroller.voice.modules())
+    enroller.requires_grad_(True)
+    enroller.train()
+    assert all(module.training for module in enroller.voice.modules())
+
+
+def test_another_position(tmp_path):
+    found = engine(tmp_path, USAT(VoiceSpec("x_res", kernel=1)), tasks=1, epochs=1)
+    found.run()
+    model = found.modules["model"].voice
+    assert model.voice_spec == VoiceSpec("x_res", kernel=1)
+    with speaking(model, "alice") as vectors:
+        assert vectors.shape == (1, 32)
