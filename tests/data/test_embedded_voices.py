@@ -9,9 +9,15 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from speechcl.data import embedded
+from speechcl.data import embedded, embedded_voices
 from speechcl.data.embedded import TEMPLATES
-from speechcl.data.embedded_voices import _SPLITS, _sentences, build_embedded_voices
+from speechcl.data.embedded_voices import (
+    _SPLITS,
+    _Clip,
+    _sentences,
+    _speak_clip,
+    build_embedded_voices,
+)
 from speechcl.data.manifest import ManifestError, read_manifest
 from speechcl.data.packed import pack_audio
 from speechcl.data.pool import run_jobs
@@ -100,14 +106,25 @@ def test_order_workers_and_further_sentences_and_speakers_leave_clips_alike(
     assert len(more) == 39
 
 
-def test_seed_and_rate_change_clips(built, tmp_path):
+def test_seed_and_rate_change_clips_in_one_folder_too(built, tmp_path):
     ours = digests(built[1])
-    other = build_embedded_voices(tmp_path / "s", 1, 12, seed=1, workers=1)
-    assert not any(ours[name] == digest for name, digest in digests(other).items())
-    other = build_embedded_voices(tmp_path / "r", 1, 12, rate_hz=22050, workers=1)
-    assert {soundfile.info(row["wav"]).samplerate for row in other} == {22050}
+    other = digests(build_embedded_voices(tmp_path, 1, 12, seed=1, workers=1))
+    assert not any(ours[name] == digest for name, digest in other.items())
+    again = digests(build_embedded_voices(tmp_path, 1, 12, workers=1))
+    assert all(ours[name] == digest for name, digest in again.items())
+    rows = build_embedded_voices(tmp_path, 1, 12, rate_hz=22050, workers=1)
+    assert {soundfile.info(row["wav"]).samplerate for row in rows} == {22050}
     durations = {row["ID"]: row["duration"] for row in built[1]}
-    assert all(durations[row["ID"]] == pytest.approx(row["duration"], abs=0.05) for row in other)
+    assert all(durations[row["ID"]] == pytest.approx(row["duration"], abs=0.05) for row in rows)
+
+
+def test_the_seed_decides_words_and_styles(tmp_path, monkeypatch):
+    clips = [_Clip(str(tmp_path), "en-us+f1", 0, "Good morning.", seed, 16000) for seed in (0, 1)]
+    assert len({_speak_clip(clip)["duration"] for clip in clips}) == 2
+    monkeypatch.setattr(
+        embedded_voices, "sentence", lambda number, order_seed, words_seed: str(words_seed)
+    )
+    assert not set(_sentences(12, 0)) & set(_sentences(12, 1))
 
 
 def test_a_finished_folder_is_reused_and_an_unfinished_is_not(tmp_path):

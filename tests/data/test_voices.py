@@ -17,7 +17,8 @@ from speechcl.data.voice_batches import VoiceBatches
 from speechcl.data.voices import VoiceSet, symbol_numbers, voice_problems
 
 TEXTS = ("Yes!", "Good morning.", "No, never.", "Water")
-KEYS = ("ids", "id_lengths", "waveform", "samples", "reference", "reference_samples", "speaker")
+MODEL_KEYS = ("ids", "id_lengths", "waveform", "samples", "reference", "reference_samples")
+KEYS = (*MODEL_KEYS, "speaker", "clip")
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +53,7 @@ def test_a_batch_holds_whole_clips_and_zeros_behind_them(make, pack_and_rows):
     data, order = make(), [4, 0, 7]
     batch = data.__getitems__(order)
     assert tuple(batch) == KEYS
+    assert batch["clip"].tolist() == order
     found = references(data)
     for row, index in enumerate(order):
         own, other = index, pack.place_of[found[index]]
@@ -92,7 +94,7 @@ def test_the_accent_decides_the_pronunciation():
 def test_the_voice_model_takes_a_batch(make):
     batch = make().__getitems__([0, 5, 3])
     torch.manual_seed(0)
-    found = USAT("usat_tiny")(**{name: batch[name] for name in KEYS[:-1]})
+    found = USAT("usat_tiny")(**{name: batch[name] for name in MODEL_KEYS})
     assert found.latents.frames.tolist() == (batch["samples"] // 256).tolist()
     assert torch.isfinite(found.decoded).all()
     assert found.aligned.durations.sum((1, 2)).tolist() == found.latents.frames.tolist()
