@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from speechbrain.utils.distributed import if_main_process
 
-from speechcl.backbones.usat import USAT
+from speechcl.backbones.usat import USAT, VoiceConfig
+from speechcl.backbones.usat.voices import list_voices, save_voice
+from speechcl.brains.enrolment import Enroller
 from speechcl.data.audio import write_audio
 from speechcl.data.packed import pack_audio
 from speechcl.data.phonemes import numbers, phonemes
@@ -39,12 +41,10 @@ def learn_voice(experiment: Experiment, rows: Sequence[Row], about: Mapping[str,
     Path
         The run folder; in it ``model``, for ``USAT.from_pretrained``, and ``samples``.
     """
-    model, hparams = experiment.base["model"], experiment.hparams
-    rate_hz, hop, seed = model.config.rate_hz, model.config.hop, hparams["seed"]
-    folder = Path(hparams["corpus_folder"]) / "packed"
-    pack = experiment.on_main(pack_audio, rows=rows, folder=folder, rate_hz=rate_hz)
+    model = experiment.base["model"]
+    every = _voice_set(experiment, rows, model.config)
     train, test = (
-        VoiceSet(pack, [row for row in rows if row["split"] == split], rate_hz, hop, seed=seed)
+        every.subset([place for place, row in enumerate(every.rows) if row["split"] == split])
         for split in ("train", "test")
     )
     run = experiment.run(make_stream([("voices", train, test.plain())]), about)
@@ -52,6 +52,62 @@ def learn_voice(experiment: Experiment, rows: Sequence[Row], about: Mapping[str,
         model.save(run / "model")
         write_samples(model, test.plain(), run / "samples")
     return run
+
+
+def enrol_speakers(experiment: Experiment, rows: Sequence[Row], about: Mapping[str, Any]) -> Path:
+    """Fit a trained voice model to one speaker after another, then write each one's voice.
+
+    Arguments
+    ---------
+    experiment : Experiment
+        Its hyper-parameters: ``base_folder``, of the model; ``detach_durations``, see ``Enroller``;
+        ``corpus_folder``.
+    rows : Sequence
+        Manifest rows with ``speaker``, ``text`` and ``split``, "train" or "test". Speakers are
+        enrolled as they first appear.
+    about : Mapping
+        Further fields of results.json: recipe, notes.
+
+    Returns
+    -------
+    Path
+        The run folder; in it ``voices``, a file for each voice beside the base, if there are any.
+    """
+    hparams = experiment.hparams
+    voice = USAT.from_pretrained(hparams["base_folder"])
+    experiment.base["model"] = Enroller(voice, hparams["detach_durations"])
+    every = _voice_set(experiment, rows, voice.config)
+    stream = []
+    for speaker in dict.fromkeys(row["speaker"] for row in rows):
+        train, test = (
+            every.subset(
+                [
+                    place
+                    for place, row in enumerate(every.rows)
+                    if row["speaker"] == speaker and row["split"] == split
+                ]
+            )
+            for split in ("train", "test")
+        )
+        stream.append((speaker, train, test.plain()))
+    run = experiment.run(make_stream(stream), about)
+    if if_main_process():
+        for name in list_voices(voice):
+            file = run / "voices" / f"{_plain(name)}.safetensors"
+            if not file.exists():
+                save_voice(voice, name, file)
+    return run
+
+
+def _voice_set(experiment: Experiment, rows: Sequence[Row], config: VoiceConfig) -> VoiceSet:
+    folder = Path(experiment.hparams["corpus_folder"]) / "packed"
+    pack = experiment.on_main(pack_audio, rows=rows, folder=folder, rate_hz=config.rate_hz)
+    return VoiceSet(pack, rows, config.rate_hz, config.hop, seed=experiment.hparams["seed"])
+
+
+def _plain(name: str) -> str:
+    """Return a speaker's name without what paths may not hold."""
+    return re.sub(r"[^\w.+-]", "_", name)
 
 
 @torch.no_grad()
@@ -77,6 +133,7 @@ def write_samples(model: USAT, data: VoiceSet, folder: Path) -> None:
         ids = torch.tensor([numbers(phonemes(data.rows[place]["text"]))], device=device)
         generator = torch.Generator(device).manual_seed(0)
         waveform, _ = model.say(ids, model.speaker(reference), generator=generator)
-        plain = re.sub(r"[^\w.+-]", "_", speaker)  # names may hold what paths may not
-        for name, sound in ((plain, waveform), (f"{plain}_reference", reference)):
-            write_audio(folder / f"{name}.wav", sound[0].cpu().clamp(-1, 1), data.rate_hz)
+        for end, sound in (("", waveform), ("_reference", reference)):
+            write_audio(
+                folder / f"{_plain(speaker)}{end}.wav", sound[0].cpu().clamp(-1, 1), data.rate_hz
+            )

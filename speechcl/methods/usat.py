@@ -81,8 +81,13 @@ class USAT(Method):
         root.requires_grad_(False)
         for key, tensor in self._newest(root).items():
             tensor.requires_grad_(self.adapters or key == VECTOR)
-        tensors = [t for n in self.voices for t in voice_tensors(root.voice, n).values()]
-        self.bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        kept = [
+            tensor
+            for name in self.voices
+            for key, tensor in voice_tensors(root.voice, name).items()
+            if self.adapters or key == VECTOR  # the others stay as they begin
+        ]
+        self.bytes = sum(tensor.numel() * tensor.element_size() for tensor in kept)
 
     def before_task(self, task: Task, engine: Engine) -> None:
         """Add the speaker's voice, which begins as the mean over the recordings."""

@@ -1,7 +1,6 @@
 """The recipe for voices as a user runs it, on a few sentences of two speakers."""
 
 import importlib.util
-import sys
 from pathlib import Path
 
 import pytest
@@ -9,27 +8,32 @@ import soundfile
 import torch
 
 from speechcl.backbones.usat import USAT
+from speechcl.backbones.usat.voices import list_voices, load_voice
 from speechcl.results import read_results
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "Embedded" / "tts"
+RECIPES = Path(__file__).parents[2] / "recipes" / "Embedded"
+FEW = {"speakers": 2, "sentences": 12, "workers": 1, "epochs": 1, "batch_size": 4, "device": "cpu"}
 
 
-def run(folder):
-    spec = importlib.util.spec_from_file_location("embedded_tts", RECIPE / "train.py")
+def run(recipe, yaml, folder, settings):
+    """Run one method of a recipe on few sentences."""
+    spec = importlib.util.spec_from_file_location("embedded_voices", RECIPES / recipe / "train.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    settings = {"output_folder": folder / "run", "corpus_folder": folder / "corpus"}
-    settings |= {"speakers": 2, "sentences": 12, "workers": 1, "epochs": 1, "batch_size": 4}
-    settings |= {"device": "cpu"}
+    settings = {**FEW, "output_folder": folder, **settings}
     pairs = [text for name, value in settings.items() for text in (f"--{name}", str(value))]
-    argv = [str(RECIPE / "hparams" / "train.yaml"), "--noprogressbar", *pairs]
-    return module.main(argv)
+    hparams = RECIPES / recipe / "hparams" / f"{yaml}.yaml"
+    return module.main([str(hparams), "--noprogressbar", *pairs])
+
+
+def train(folder):
+    return run("tts", "train", folder / "run", {"corpus_folder": folder / "corpus"})
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tts")
-    run(folder)
+    train(folder)
     return folder
 
 
@@ -57,6 +61,28 @@ def test_the_model_speaks(folder):
 def test_a_finished_run_is_not_run_again(folder):
     file = folder / "run" / "model" / "model.safetensors"
     before = file.stat().st_mtime_ns
-    run(folder)
+    train(folder)
     assert file.stat().st_mtime_ns == before
-    assert "embedded_tts" not in sys.modules
+
+
+@pytest.mark.parametrize("method", ["usat", "fine_tune"])
+def test_speakers_are_enrolled_one_after_another(method, folder, tmp_path):
+    settings = {"base_folder": folder / "run" / "model", "corpus_folder": folder / "enrolment"}
+    run("enrolment", method, tmp_path, {**settings, "known_speakers": 1})
+    results = read_results(tmp_path / "results.json")
+    assert len(results["stream"]) == 2
+    assert "en-us+f1" not in results["stream"], "the base knows this one"
+    voices = sorted(path.stem for path in tmp_path.glob("voices/*.safetensors"))
+    if method == "fine_tune":
+        assert voices == []
+        return
+    assert results["matrix"][1][0] == results["matrix"][0][0], "not forgotten by a bit"
+    model = USAT.from_pretrained(folder / "run" / "model")
+    for name in voices:
+        load_voice(model, tmp_path / "voices" / f"{name}.safetensors")
+    assert sorted(list_voices(model)) == sorted(results["stream"])
+
+
+def test_a_missing_base_is_one_clear_line(tmp_path):
+    with pytest.raises(ValueError, match=r"no config\.json and model\.safetensors in it"):
+        run("enrolment", "usat", tmp_path / "run", {"base_folder": tmp_path})

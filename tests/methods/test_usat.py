@@ -150,6 +150,7 @@ def test_the_vector_alone(tmp_path):
     model = found.modules["model"].voice
     own = voice_tensors(model, "alice")
     assert results["trainable_parameters"] == own["vector"].numel() == 32
+    assert results["memory_bytes"] == 4 * 32
     assert all(not own[key].any() for key in own if key.endswith(".up")), "adapters still rest"
 
 
