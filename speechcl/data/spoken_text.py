@@ -54,6 +54,8 @@ _UNITS = {
     "GHz": "gigahertz",
 }
 _MONEY = {"$": ("dollar", "cent"), "£": ("pound", "penny"), "€": ("euro", "cent")}
+_SCALES = {"k": "thousand", "m": "million", "b": "billion", "bn": "billion"}
+_SHORT, _LONG = "[kKmM]|[bB]n?", "thousand|million|billion|trillion"
 _NUMBER = r"\d{1,3}(?:,\d{3})+|\d+"
 _END = "\0"  # where a full stop was that belongs to an abbreviation
 _TENS = ["twenties", "thirties", "forties", "fifties"]
@@ -81,7 +83,7 @@ def spell_out(text: str) -> str:
     >>> spell_out("No. 5, open 10-12; the 1990s")
     'number 5, open 10 to 12; the nineteen nineties'
     """
-    text = re.sub(rf"([$£€])({_NUMBER})(?:\.(\d\d))?(?!\d)(?: (million|billion))?", _money, text)
+    text = re.sub(rf"([$£€])({_NUMBER})(?:\.(\d+))?(?:({_SHORT})\b| ({_LONG})\b)?", _money, text)
     text = re.sub(r"\bSt\.(?= [A-Z])", "saint", text)
     text = re.sub(r"(?<=\w )St\.", f"street{_END}", text)
     text = re.sub(r"\b[Nn]o\. (?=\d)", "number ", text)
@@ -100,10 +102,11 @@ def spell_out(text: str) -> str:
 
 
 def _money(match: re.Match) -> str:
-    sign, whole, parts, scale = match.groups()
+    sign, whole, parts, short, long = match.groups()
     one, cent = _MONEY[sign]
-    if scale:
-        return f"{whole}{'.' + parts if parts else ''} {scale} {one}s"
+    scale = _SCALES[short.lower()] if short else long
+    if scale or (parts and len(parts) != 2):  # no cents
+        return " ".join([f"{whole}.{parts}" if parts else whole, *filter(None, [scale]), f"{one}s"])
     said = f"{whole} {one}{'' if whole == '1' else 's'}"
     if not parts or parts == "00":
         return said

@@ -1,5 +1,6 @@
 """The voice model against its judges: who learns when, and that a kill changes nothing."""
 
+import dataclasses
 import functools
 import math
 
@@ -194,6 +195,55 @@ def test_the_judge_of_timbre_is_heard_little_by_little(tmp_path, monkeypatch):
     slowly = functools.partial(VoiceBrain, timbre_ramp=4)
     engine(tmp_path, epochs=3, brain=slowly).run()
     assert heard == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+
+
+def test_losses_are_given_what_they_compare(tmp_path, monkeypatch):
+    from speechcl.brains import voice
+
+    seen = {"kl": [], "timbre": [], "outputs": []}
+    kl_loss, timbre_loss = voice.kl_loss, voice.timbre_loss
+
+    def kl(*given):
+        seen["kl"].append(given)
+        return kl_loss(*given)
+
+    def timbre(judge, text, speech, mask, strength, normalise):
+        seen["timbre"].append((text, speech, mask, normalise))
+        return timbre_loss(judge, text, speech, mask, strength, normalise)
+
+    class Showing(VoiceBrain):
+        def task_loss(self, outputs, batch, stage):
+            seen["outputs"].append(outputs)
+            return super().task_loss(outputs, batch, stage)
+
+    monkeypatch.setattr(voice, "kl_loss", kl)
+    monkeypatch.setattr(voice, "timbre_loss", timbre)
+    engine(tmp_path, brain=Showing).run()
+    for out, of_kl, (text, speech, mask, normalise) in zip(
+        seen["outputs"], seen["kl"], seen["timbre"], strict=True
+    ):
+        a = out.aligned
+        expected = (a.timbre_free, out.latents.log_scale, a.mean, a.log_scale, out.latents.mask)
+        assert all(one is other for one, other in zip(of_kl, expected, strict=True))
+        assert normalise
+        assert (speech is a.timbre_free, mask is out.latents.mask) == (True, True)
+        drawn = (text - a.mean) / a.log_scale.exp()
+        assert 0.9 < drawn.std() < 1.1, "text is as noisy as it says it is"
+
+
+def test_the_judges_slow_down_as_the_model_does(tmp_path):
+    rates = []
+
+    class Slowing(VoiceBrain):
+        def optimizers_step(self):
+            super().optimizers_step()
+            of_judges, own = (o.param_groups[0] for o in (self.judge_optimizer, self.optimizer))
+            rates.append((of_judges["lr"], own["lr"]))
+
+    slow = engine(tmp_path, brain=Slowing)
+    slow.training = dataclasses.replace(slow.training, schedule="cosine")
+    slow.run()
+    assert rates == [(1e-3, 1e-3), (pytest.approx(5e-4), pytest.approx(5e-4))]
 
 
 def test_the_loss_is_the_sum_of_its_parts(tmp_path):

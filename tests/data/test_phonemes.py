@@ -16,6 +16,13 @@ from speechcl.data.phonemes import BLANK, SYMBOLS, numbers, phonemes, without_bl
         ("So - it is 3.14", "sˈoʊ— ɪɾ ɪz θɹˈiː pɔɪnt wˈʌn fˈɔːɹ"),
         ("the U.S.A. won", "ðə jˌuːˌɛsˈeɪ wˈʌn"),
         ("don't\nstop", "dˈoʊnt stˈɑːp"),
+        ("He left—and", "hiː lˈɛft— ænd"),
+        ("He left -- and", "hiː lˈɛft— ænd"),
+        ("He left--and", "hiː lˈɛft— ænd"),
+        ("wait...what?", "wˈeɪt. wˌʌt?"),
+        ("hello…world", "həlˈoʊ… wˈɜːld"),
+        ("cafe\u0301", "kæfˈeɪ"),
+        ("\ud800hi", "hˈaɪ"),
     ],
 )
 def test_sounds_and_pauses(text, expected):

@@ -13,6 +13,8 @@ from speechcl.data.spoken_text import spell_out
         ("$0.01 or £0.50", "1 cent or 50 pence"),
         ("$1,200 of $3 million", "1,200 dollars of 3 million dollars"),
         ("$2.25 billion", "2.25 billion dollars"),
+        ("$1.5 million or $2.5", "1.5 million dollars or 2.5 dollars"),
+        ("$5k, £1m and €2.5bn", "5 thousand dollars, 1 million pounds and 2.5 billion euros"),
         ("in 1984, 1905, 1900 and 2024", "in 19 84, 19 oh 5, 19 hundred and 20 24"),
         ("in 2005", "in 2005"),
         ("1,984 of 1984.5 at 12:1984", "1,984 of 1984.5 at 12:1984"),

@@ -1,39 +1,41 @@
 """The recipe for voices as a user runs it, on a few sentences of two speakers."""
 
 import importlib.util
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
 import soundfile
 import torch
 
+from speechcl import voice_recipes
 from speechcl.backbones.usat import USAT
-from speechcl.backbones.usat.voices import list_voices, load_voice
+from speechcl.data.audio import write_audio
+from speechcl.data.packed import pack_audio
+from speechcl.data.phonemes import numbers, phonemes
+from speechcl.data.voices import VoiceSet
 from speechcl.results import read_results
 
-RECIPES = Path(__file__).parents[2] / "recipes" / "Embedded"
-FEW = {"speakers": 2, "sentences": 12, "workers": 1, "epochs": 1, "batch_size": 4, "device": "cpu"}
+RECIPE = Path(__file__).parents[2] / "recipes" / "Embedded" / "tts"
 
 
-def run(recipe, yaml, folder, settings):
-    """Run one method of a recipe on few sentences."""
-    spec = importlib.util.spec_from_file_location("embedded_voices", RECIPES / recipe / "train.py")
+def run(folder):
+    spec = importlib.util.spec_from_file_location("embedded_tts", RECIPE / "train.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    settings = {**FEW, "output_folder": folder, **settings}
+    settings = {"output_folder": folder / "run", "corpus_folder": folder / "corpus"}
+    settings |= {"speakers": 2, "sentences": 12, "workers": 1, "epochs": 1, "batch_size": 4}
+    settings |= {"device": "cpu"}
     pairs = [text for name, value in settings.items() for text in (f"--{name}", str(value))]
-    hparams = RECIPES / recipe / "hparams" / f"{yaml}.yaml"
-    return module.main([str(hparams), "--noprogressbar", *pairs])
-
-
-def train(folder):
-    return run("tts", "train", folder / "run", {"corpus_folder": folder / "corpus"})
+    argv = [str(RECIPE / "hparams" / "train.yaml"), "--noprogressbar", *pairs]
+    return module.main(argv)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tts")
-    train(folder)
+    run(folder)
     return folder
 
 
@@ -58,31 +60,44 @@ def test_the_model_speaks(folder):
     assert waveform.shape[1] == int(samples) > 0
 
 
+def test_a_kill_before_the_model_is_written_loses_nothing(folder, monkeypatch):
+    place = folder / "run" / "model"
+    expected = (place / "model.safetensors").read_bytes()
+    shutil.rmtree(place)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(voice_recipes, "write_samples", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(folder)
+    assert not place.exists(), "samples are to be written yet"
+    run(folder)
+    assert (place / "model.safetensors").read_bytes() == expected
+
+
+def test_samples_are_in_the_accent_of_the_speaker(tmp_path):
+    rows = []
+    for name in ("a", "b"):
+        write_audio(tmp_path / f"{name}.wav", torch.rand(16000), rate_hz=16000)
+        rows.append({"ID": name, "wav": tmp_path / f"{name}.wav", "speaker": "x"})
+        rows[-1] |= {"text": "water bath", "accent": "Received Pronunciation"}
+    said = []
+
+    class Speaks(USAT):
+        def say(self, ids, speaker, **options):
+            said.append(ids[0].tolist())
+            return super().say(ids, speaker, **options)
+
+    data = VoiceSet(pack_audio(rows, tmp_path / "packed"), rows)
+    voice_recipes.write_samples(Speaks("usat_tiny"), data, tmp_path / "samples")
+    assert said == [numbers(phonemes("water bath", "en-gb-x-rp"))]
+
+
 def test_a_finished_run_is_not_run_again(folder):
     file = folder / "run" / "model" / "model.safetensors"
     before = file.stat().st_mtime_ns
-    train(folder)
+    run(folder)
     assert file.stat().st_mtime_ns == before
-
-
-@pytest.mark.parametrize("method", ["usat", "fine_tune"])
-def test_speakers_are_enrolled_one_after_another(method, folder, tmp_path):
-    settings = {"base_folder": folder / "run" / "model", "corpus_folder": folder / "enrolment"}
-    run("enrolment", method, tmp_path, {**settings, "known_speakers": 1})
-    results = read_results(tmp_path / "results.json")
-    assert len(results["stream"]) == 2
-    assert "en-us+f1" not in results["stream"], "the base knows this one"
-    voices = sorted(path.stem for path in tmp_path.glob("voices/*.safetensors"))
-    if method == "fine_tune":
-        assert voices == []
-        return
-    assert results["matrix"][1][0] == results["matrix"][0][0], "not forgotten by a bit"
-    model = USAT.from_pretrained(folder / "run" / "model")
-    for name in voices:
-        load_voice(model, tmp_path / "voices" / f"{name}.safetensors")
-    assert sorted(list_voices(model)) == sorted(results["stream"])
-
-
-def test_a_missing_base_is_one_clear_line(tmp_path):
-    with pytest.raises(ValueError, match=r"no config\.json and model\.safetensors in it"):
-        run("enrolment", "usat", tmp_path / "run", {"base_folder": tmp_path})
+    assert "embedded_tts" not in sys.modules

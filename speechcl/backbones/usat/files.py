@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
+from speechcl.adapters.adapted import MARK
 from speechcl.backbones.usat.presets import VoiceConfig
 from speechcl.data.files import atomic_path
 
@@ -35,15 +38,26 @@ def save_model(model: USAT, folder: Path | str, dtype: torch.dtype = torch.float
     Raises
     ------
     ValueError
-        If there is something in the folder.
+        If there is something in the folder, the model has voices beside it, or it holds numbers
+        that are not finite in ``dtype``.
     """
     folder = Path(folder)
     if folder.is_dir() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty: give a new folder for the voice model")
+    if any(MARK in name for name in model.state_dict()):
+        raise ValueError(
+            "the model has voices beside it, which have files of their own: save_voice each, then "
+            "remove_voice them"
+        )
     weights = {
         name: (one.to(dtype) if one.is_floating_point() else one).cpu().contiguous()
         for name, one in model.state_dict().items()
     }
+    broken = _not_finite(weights)
+    if broken:
+        raise ValueError(
+            f"{broken} holds numbers that are not finite in {dtype}: {folder} is not written"
+        )
     with atomic_path(folder) as place:
         place.mkdir()
         save_file(weights, place / WEIGHTS)
@@ -72,27 +86,51 @@ def read_config(folder: Path | str) -> VoiceConfig:
         if wrong:
             raise ValueError(f"{wrong[0]} is {found[wrong[0]]!r}")
         return VoiceConfig(**found)
-    except (ValueError, AttributeError) as error:  # JSON's own errors are ValueErrors
+    except (ValueError, AttributeError, RecursionError) as error:  # JSON's own are ValueErrors
         raise ValueError(f"{file}: not the sizes of a voice model ({error})") from error
 
 
-def read_weights(model: USAT, folder: Path | str) -> None:
-    """Fill a model with the weights of a folder.
+def read_weights(build: Callable[[], nn.Module], folder: Path | str) -> dict[str, Tensor]:
+    """Read the weights in a folder, for a model that is not built where they do not fit.
+
+    Arguments
+    ---------
+    build : Callable
+        Makes the model whose weights they are; here on the device "meta", where it takes no memory.
+    folder : Path or str
+        Which ``save_model`` has written.
+
+    Returns
+    -------
+    dict
+        Tensors by name, in the model's types.
 
     Raises
     ------
     ValueError
-        If the file is damaged or of other sizes.
+        If the file is damaged, of other sizes, or holds numbers that are not finite; or if no model
+        has such sizes.
     """
     file = Path(folder) / WEIGHTS
     try:
         weights = load_file(file)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{file}: no weights can be read ({error})") from error
-    own = model.state_dict()
+    try:
+        with torch.device("meta"):
+            own = build().state_dict()
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"{file.with_name(SIZES)}: no model has such sizes ({error})") from error
     wrong = sorted(own.keys() ^ weights.keys()) or sorted(
         name for name, one in own.items() if one.shape != weights[name].shape
     )
     if wrong:
         raise ValueError(f"{file}: {wrong[0]} and {len(wrong) - 1} more do not fit {SIZES}")
-    model.load_state_dict({name: one.to(own[name].dtype) for name, one in weights.items()})
+    broken = _not_finite(weights)
+    if broken:
+        raise ValueError(f"{file}: {broken} holds numbers that are not finite")
+    return {name: one.to(own[name].dtype) for name, one in weights.items()}
+
+
+def _not_finite(weights: dict[str, Tensor]) -> str | None:
+    return next((name for name, one in weights.items() if not bool(one.isfinite().all())), None)

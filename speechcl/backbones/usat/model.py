@@ -30,6 +30,7 @@ from speechcl.backbones.usat.timbre_flow import TimbreFlow
 from speechcl.backbones.usat.voices import Selection, Vectors, VoiceSpec
 from speechcl.data.phonemes import SYMBOLS
 
+MAX_SYMBOLS = 10_000  # of a text at once: attention takes the square of it in memory
 MAX_FRAMES_A_PHONEME = 100  # a duration beyond is a slip of the flow's tail, not speech
 
 
@@ -92,8 +93,8 @@ class USAT(nn.Module):
     Source
     ------
     Wang, Song, Jha, "USAT: A Universal Speaker-Adaptive Text-to-Speech Approach", arXiv 2404.18094;
-    Kim, Kong, Son, "VITS", arXiv 2106.06103. Deviates: see the parts; presets but ``usat_base``
-    decode by an inverse Fourier transform.
+    Kim, Kong, Son, "VITS", arXiv 2106.06103. Deviates: see the parts; speakers are computed from
+    means of latents; presets but ``usat_base`` decode by an inverse Fourier transform.
 
     Example
     -------
@@ -144,8 +145,10 @@ class USAT(nn.Module):
         ValueError
             If there is none, or it is damaged.
         """
-        model = cls(read_config(folder))
-        read_weights(model, folder)
+        config = read_config(folder)
+        weights = read_weights(lambda: cls(config), folder)
+        model = cls(config)
+        model.load_state_dict(weights)
         return model.eval()
 
     def save(self, folder: Path | str, dtype: torch.dtype = torch.float32) -> None:
@@ -196,7 +199,14 @@ class USAT(nn.Module):
         """Return the speaker's vector of each clip, shape (batch, size): average those of one.
 
         It is computed from the means of the latents, so that a clip has one vector.
+
+        Raises
+        ------
+        ValueError
+            If a clip is shorter than a frame, or a single one meets a model in training mode.
         """
+        if self.speaker_encoder.training and len(waveform) == 1:
+            raise ValueError("the model is in training mode: call eval() before it hears a clip")
         latents = self.encode(waveform, samples)
         return self.speaker_encoder(latents.mean, latents.mask)
 
@@ -234,12 +244,18 @@ class USAT(nn.Module):
         tuple of Tensor
             Waveforms (batch, time) with zeros at their ends, and the samples of each (batch,).
 
+        Raises
+        ------
+        ValueError
+            If symbols, speakers or lengths have no shape or value that they may have.
+
         Source
         ------
         Section 5 of the method: prior, flow backwards, memory, decoder; scales of VITS.
         """
         if lengths is None:
-            lengths = torch.full((len(ids),), ids.shape[1], device=ids.device)
+            lengths = torch.full((len(ids),), ids.shape[-1], device=ids.device)
+        _check_what_to_say(ids, lengths, speaker, self.config.speaker)
         mask = mask_of(lengths, ids.shape[1])
         with parametrize.cached():
             h, mean, log_scale = self.phonemes(ids, mask)
@@ -358,12 +374,15 @@ class USAT(nn.Module):
         )
 
     def _speakers(self, target: Latents, reference: Latents) -> Speakers:
-        """Encode targets and both windows of references in one pass, which batch norm needs."""
-        first, second, mask, valid = segments(reference.z, reference.frames)
-        longest = max(target.z.shape[2], first.shape[2])
+        """Encode targets and both windows of references in one pass, which batch norm needs.
+
+        They are means of latents, as in ``speaker``: statistics of drawn ones would not fit those.
+        """
+        first, second, mask, valid = segments(reference.mean, reference.frames)
+        longest = max(target.mean.shape[2], first.shape[2])
         latents, masks = (
             torch.cat([nn.functional.pad(x, (0, longest - x.shape[2])) for x in parts])
-            for parts in ((target.z, first, second), (target.mask, mask, mask))
+            for parts in ((target.mean, first, second), (target.mask, mask, mask))
         )
         of_target, of_first, of_second = self.speaker_encoder(latents, masks).chunk(3)
         return Speakers(of_target, of_first, of_second, valid)
@@ -372,6 +391,28 @@ class USAT(nn.Module):
         """Cut from waveforms what ``forward`` decoded, shape (batch, slice_frames * hop)."""
         hop = self.config.hop
         return _slices(waveform[:, None], starts * hop, slice_frames * hop)[:, 0]
+
+
+def _check_what_to_say(ids: Tensor, lengths: Tensor, speaker: Tensor, size: int) -> None:
+    if ids.ndim != 2 or not 1 <= ids.shape[1] <= MAX_SYMBOLS:
+        raise ValueError(
+            f"ids have shape {tuple(ids.shape)}: give (batch, symbols), at most {MAX_SYMBOLS} "
+            "symbols at once; a long text is said sentence by sentence"
+        )
+    if ids.is_floating_point() or bool(((ids < 0) | (ids >= len(SYMBOLS))).any()):
+        raise ValueError(
+            f"ids are not all numbers of the {len(SYMBOLS)} symbols: make them by "
+            "speechcl.data.phonemes.numbers"
+        )
+    if lengths.shape != ids.shape[:1] or not bool(
+        ((lengths >= 1) & (lengths <= ids.shape[1])).all()
+    ):
+        raise ValueError(f"lengths are not {len(ids)} numbers from 1 to {ids.shape[1]} symbols")
+    if speaker.shape not in ((len(ids), size), (1, size)) or not bool(speaker.isfinite().all()):
+        raise ValueError(
+            f"speaker has shape {tuple(speaker.shape)} where ({len(ids)}, {size}) is wanted, or is "
+            "not finite: take it from the method of that name"
+        )
 
 
 def mask_of(lengths: Tensor, longest: int) -> Tensor:

@@ -1,12 +1,15 @@
 """Voice models come back from their folder as they were, and from no other."""
 
+import copy
 import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from speechcl.backbones.usat import USAT
 from speechcl.backbones.usat.files import SIZES, WEIGHTS
+from speechcl.backbones.usat.voices import add_voice, remove_voice
 from tests.toy import same
 
 
@@ -57,7 +60,19 @@ def test_where_there_is_no_model(tmp_path):
 
 @pytest.mark.parametrize(
     "content",
-    ["", "{", "[]", "null", '{"latent": "32"}', '{"latent": true}', '{"more": 1}', "\xff"],
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        '{"latent": "32"}',
+        '{"latent": true}',
+        '{"more": 1}',
+        "\xff",
+        "[" * 100_000,
+        '{"latent": -1}',
+        '{"text_layers": 1000000000}',
+    ],
 )
 def test_other_sizes_are_refused(content, folder):
     (folder / SIZES).write_text(content, encoding="latin-1")
@@ -73,6 +88,46 @@ def test_sizes_that_the_weights_do_not_have(folder):
     (folder / SIZES).write_text(json.dumps({**sizes, "text_layers": 1}))
     with pytest.raises(ValueError, match=r"phonemes\.layers\.1.* more do not fit config\.json"):
         USAT.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("sizes", [{"latent": 33}, {"hidden": 33}, {"hop": 2000}])
+def test_sizes_that_no_model_has(sizes, folder):
+    known = json.loads((folder / SIZES).read_text())
+    (folder / SIZES).write_text(json.dumps({**known, **sizes}))
+    with pytest.raises(ValueError, match=r"config\.json: no model has such sizes"):
+        USAT.from_pretrained(folder)
+
+
+def test_a_model_too_large_for_the_memory_is_not_built(folder):
+    sizes = json.loads((folder / SIZES).read_text())
+    huge = {"memory_slots": 1_000_000, "memory_channels": 1_000_000, "latent": 1_000_000}
+    (folder / SIZES).write_text(json.dumps({**sizes, **huge}))
+    with pytest.raises(ValueError, match="more do not fit"):
+        USAT.from_pretrained(folder)
+
+
+def test_weights_that_are_no_numbers_are_refused(model, folder, tmp_path):
+    weights = load_file(folder / WEIGHTS)
+    weights["memory.memory"][0, 0] = torch.nan
+    save_file(weights, folder / WEIGHTS)
+    with pytest.raises(ValueError, match=r"memory\.memory holds numbers that are not finite"):
+        USAT.from_pretrained(folder)
+    loud = copy.deepcopy(model)
+    with torch.no_grad():
+        loud.memory.memory[0, 0] = 1e6
+    with pytest.raises(ValueError, match=r"not finite in torch\.float16"):
+        loud.save(tmp_path / "half", torch.float16)
+    assert not (tmp_path / "half").exists()
+
+
+def test_voices_beside_it_are_not_written_with_it(model, tmp_path):
+    other = copy.deepcopy(model)
+    add_voice(other, "alice", torch.zeros(32))
+    with pytest.raises(ValueError, match="has voices beside it, which have files of their own"):
+        other.save(tmp_path / "voice")
+    remove_voice(other, "alice")
+    other.save(tmp_path / "voice")
+    assert same(USAT.from_pretrained(tmp_path / "voice").state_dict(), model.state_dict())
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00" * 200, b"PK\x03\x04 a pickle in a zip"])

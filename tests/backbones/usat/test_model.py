@@ -140,6 +140,110 @@ def test_every_weight_is_trained_by_the_losses_together():
     assert not without
 
 
+@pytest.fixture(scope="module")
+def step(model):
+    """A training step, without the dropping out and the statistics of batches."""
+    torch.manual_seed(0)
+    model.zero_grad()
+    return model(*batch(model), slice_frames=16)
+
+
+PARTS = ("phonemes", "posterior", "flow", "memory", "speaker_encoder", "durations", "decoder")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (lambda s: s.decoded, {"posterior", "memory", "decoder"}),
+        (lambda s: s.aligned.timbre_free, {"posterior", "flow", "speaker_encoder"}),
+        (lambda s: s.aligned.mean, {"phonemes"}),
+        (lambda s: s.aligned.log_scale, {"phonemes"}),
+        (lambda s: s.latents.log_scale, {"posterior"}),
+        (lambda s: s.aligned.duration_loss, {"durations"}),
+        (lambda s: s.speakers.first, {"posterior", "speaker_encoder"}),
+        (lambda s: s.speakers.second, {"posterior", "speaker_encoder"}),
+    ],
+)
+def test_who_learns_from_what(model, step, value, expected):
+    """Sound goes past speaker, flow and text; durations teach nobody but themselves."""
+    weights = [(name.split(".")[0], p) for name, p in model.named_parameters()]
+    loss = value(step).square().sum()
+    gradients = torch.autograd.grad(
+        loss, [p for _, p in weights], retain_graph=True, allow_unused=True
+    )
+    found = {part for (part, _), g in zip(weights, gradients, strict=True) if g is not None}
+    assert found == expected <= set(PARTS)
+
+
+@torch.no_grad()
+def test_the_flow_is_told_the_speaker_by_the_reference(model, step):
+    again = model.flow.remove_timbre(step.latents.z, step.latents.mask, step.speakers.first)
+    assert torch.equal(step.aligned.timbre_free, again)
+    ids, id_lengths, waveform, samples, reference, reference_samples = batch(model)
+    outs = []
+    for sound in (reference, 0.3 * reference.flip(1)):
+        torch.manual_seed(0)
+        outs.append(model(ids, id_lengths, waveform, samples, sound, reference_samples))
+    one, other = (out.speakers for out in outs)
+    assert torch.equal(one.target, other.target)
+    for window in ("first", "second"):
+        assert (getattr(one, window) - getattr(other, window)).abs().amax(1).min() > 1e-4
+    assert (one.first - one.second).abs().amax(1).min() > 1e-4
+
+
+@torch.no_grad()
+def test_training_and_speaking_hear_speakers_alike(model):
+    """Noise in training alone would give batch normalisation statistics of something else."""
+    _, _, waveform, samples, *_ = batch(model)
+    latents = model.encode(waveform, samples)
+    heard = model._speakers(latents, latents)
+    assert torch.equal(heard.first, model._speakers(*[model.encode(waveform, samples)] * 2).first)
+    torch.testing.assert_close(heard.target, model.speaker(waveform, samples), rtol=1e-4, atol=1e-5)
+
+
+def test_speakers_are_encoded_in_one_pass():
+    net, sizes = USAT("usat_tiny"), []
+    net.speaker_encoder.register_forward_hook(lambda _, given, __: sizes.append(len(given[0])))
+    net(*batch(net), slice_frames=8)
+    assert sizes == [6], "targets and both windows are normalised together"
+
+
+@torch.no_grad()
+def test_speakers_of_a_step_do_not_depend_on_company(model):
+    given = batch(model)
+    target, reference = model.encode(*given[2:4]), model.encode(*given[4:6])
+    together = model._speakers(target, reference)
+    for i in range(2):
+        alone = model._speakers(*(cut(one, i) for one in (target, reference)))
+        for one, other in zip(together, alone, strict=True):
+            torch.testing.assert_close(one[i : i + 1], other, rtol=1e-3, atol=1e-4)
+
+
+def cut(latents, i):
+    frames = latents.frames[i : i + 1]
+    parts = [one[i : i + 1, :, : int(frames)] for one in latents[:4]]
+    return type(latents)(*parts, frames)
+
+
+@torch.no_grad()
+def test_the_decoded_slice_is_of_the_latents_at_its_start(model, step):
+    for i, start in enumerate(step.starts.tolist()):
+        z = step.latents.z[i : i + 1, :, start : start + 16]
+        sound = model.decoder(model.memory(z, torch.ones(1, 1, 16)))
+        torch.testing.assert_close(step.decoded[i : i + 1], sound, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_what_is_told_again_has_the_timbre_of_the_reference(model):
+    ids, id_lengths, waveform, samples, reference, reference_samples = batch(model)
+    given = ids, id_lengths, waveform, samples
+    spoken = model.retell(*given, reference, reference_samples)
+    assert spoken.shape == (2, int(samples.max()) // HOP * HOP)
+    assert torch.equal(spoken, model.retell(*given, reference, reference_samples)), "no noise"
+    other = model.retell(*given, 0.3 * reference.flip(1), reference_samples)
+    assert (spoken - other).abs().amax(1).min() > 1e-5
+
+
 def test_the_decoded_slice_is_of_the_same_time_as_the_real_one():
     net = USAT("usat_tiny")
     waveform = torch.arange(10 * HOP).float()[None]
@@ -170,6 +274,37 @@ def test_too_short_a_clip_is_one_clear_line(model):
         model.speaker(torch.zeros(2, 4000), torch.tensor([200, 4000]))
 
 
+ONE, SPEAKER = torch.tensor([[0, 10, 0]]), torch.zeros(1, 32)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ((ONE[0], SPEAKER), r"ids have shape \(3,\): give \(batch, symbols\)"),
+        ((ONE[:, :0], SPEAKER), r"ids have shape \(1, 0\)"),
+        ((ONE.expand(1, 3).repeat(1, 4000), SPEAKER), "at most 10000 symbols at once"),
+        ((ONE + 125, SPEAKER), "not all numbers of the 131 symbols"),
+        ((ONE - 1, SPEAKER), "not all numbers of the 131 symbols"),
+        ((ONE.float(), SPEAKER), "not all numbers of the 131 symbols"),
+        ((ONE, SPEAKER[0]), r"speaker has shape \(32,\) where \(1, 32\) is wanted"),
+        ((ONE, SPEAKER[:, 1:]), r"speaker has shape \(1, 31\)"),
+        ((ONE, SPEAKER.expand(2, -1)), r"speaker has shape \(2, 32\) where \(1, 32\)"),
+        ((ONE, SPEAKER * torch.nan), "or is not finite"),
+        ((ONE, SPEAKER, torch.tensor([4])), "lengths are not 1 numbers from 1 to 3"),
+        ((ONE, SPEAKER, torch.tensor([0])), "lengths are not 1 numbers from 1 to 3"),
+        ((ONE, SPEAKER, torch.tensor([3, 3])), "lengths are not 1 numbers from 1 to 3"),
+    ],
+)
+def test_what_cannot_be_said_is_one_clear_line(model, given, message):
+    with pytest.raises(ValueError, match=message):
+        model.say(*given)
+
+
+def test_a_model_in_training_does_not_hear_a_single_clip():
+    with pytest.raises(ValueError, match=r"in training mode: call eval\(\)"):
+        USAT("usat_tiny").speaker(torch.zeros(1, 8000))
+
+
 def test_presets_and_their_sizes():
     sizes = {"usat_tiny": 0.5, "usat_small": 9.0, "usat_base": 50.0}
     for name, most in sizes.items():
@@ -180,6 +315,11 @@ def test_presets_and_their_sizes():
         preset("usat_smal")
     with pytest.raises(ValueError, match="decoder is 'wave': use hifigan or istft"):
         VoiceConfig(decoder="wave")
+    with pytest.raises(ValueError, match="hop is 200: hifigan decodes 256 samples a frame"):
+        VoiceConfig(hop=200)
+    for sizes in ({"latent": 0}, {"rate_hz": -1}, {"text_layers": 101}, {"memory_slots": 10**12}):
+        with pytest.raises(ValueError, match="set it between 1 and 1"):
+            VoiceConfig(**sizes)
 
 
 @pytest.mark.parametrize("durations", ["stochastic", "deterministic"])
