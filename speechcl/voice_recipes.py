@@ -15,7 +15,6 @@ from speechcl.backbones.usat.voices import list_voices, save_voice
 from speechcl.brains.enrolment import Enroller
 from speechcl.data.audio import write_audio
 from speechcl.data.packed import pack_audio
-from speechcl.data.phonemes import numbers, phonemes
 from speechcl.data.voices import VoiceSet
 from speechcl.experiment import Experiment
 from speechcl.task import make_stream
@@ -49,8 +48,8 @@ def learn_voice(experiment: Experiment, rows: Sequence[Row], about: Mapping[str,
     )
     run = experiment.run(make_stream([("voices", train, test.plain())]), about)
     if if_main_process() and not (run / "model").exists():
-        model.save(run / "model")
         write_samples(model, test.plain(), run / "samples")
+        model.save(run / "model")  # last, so that a kill leaves neither or both
     return run
 
 
@@ -130,7 +129,7 @@ def write_samples(model: USAT, data: VoiceSet, folder: Path) -> None:
         place = speakers.index(speaker)
         batch = data.__getitems__([place])
         reference = batch["reference"].to(device)
-        ids = torch.tensor([numbers(phonemes(data.rows[place]["text"]))], device=device)
+        ids = batch["ids"].to(device)  # in the speaker's accent
         generator = torch.Generator(device).manual_seed(0)
         waveform, _ = model.say(ids, model.speaker(reference), generator=generator)
         for end, sound in (("", waveform), ("_reference", reference)):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+from collections import defaultdict
 from typing import Any
 
 import numpy
@@ -30,6 +32,8 @@ from speechcl.backbones.usat.presets import VoiceConfig
 from speechcl.backbones.usat.spectrogram import LogMelSpectrogram
 from speechcl.brain import ContinualBrain
 from speechcl.parallel import share, world
+
+logger = logging.getLogger(__name__)
 
 Pair = tuple[Any, ...]  # of what is real and what is not
 DB_A_NEPER = 20 / math.log(10)  # a natural logarithm of magnitudes in decibels
@@ -171,7 +175,8 @@ class VoiceBrain(SpeakingBrain):
     def __init__(self, *, slice_frames: int = 32, timbre_ramp: int = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.slice_frames, self.timbre_ramp = slice_frames, timbre_ramp
-        self.parts: dict[str, float] = {}  # of the last step, for the log
+        self.parts: dict[str, float] = {}  # of the last step
+        self.seen: dict[str, list[float]] = defaultdict(list)  # in this epoch, for the log
 
     @property
     def voice(self) -> USAT:
@@ -209,6 +214,20 @@ class VoiceBrain(SpeakingBrain):
         if stage is sb.Stage.TRAIN:
             self._train_judges(predictions, batch)
         return super().compute_objectives(predictions, batch, stage)
+
+    def on_fit_batch_end(self, batch: Any, outputs: Any, loss: Tensor, should_step: bool) -> None:
+        """Keep the parts of the loss, but for the share of right pairs where no pair counted."""
+        for name, value in self.parts.items():
+            if math.isfinite(value):
+                self.seen[name].append(value)
+
+    def on_stage_end(self, stage: sb.Stage, stage_loss: float, epoch: int | None = None) -> None:
+        """Log the means of the parts; of ``pairs_right`` 0.55 to 0.75 is healthy."""
+        if stage is sb.Stage.TRAIN:
+            means = (f"{name} {numpy.mean(values):.3g}" for name, values in self.seen.items())
+            logger.info("epoch %s: %s", epoch, ", ".join(means))
+            self.seen.clear()
+        super().on_stage_end(stage, stage_loss, epoch)
 
     def _train_judges(self, out: VoiceStep, batch: Any) -> None:
         real = self._real_slice(out, batch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+import unicodedata
 from collections.abc import Sequence
 
 from speechcl.data.phones import ipa
@@ -16,8 +17,13 @@ _LETTERS = (
     "ɧɨɪɫɬɭɮɯɰɱɲɳɴɵɶɸɹɺɻɽɾʀʁʂʃʄʈʉʊʋʌʍʎʏʐʑʒʔʕʘʙʛʜʝʟʡʢβθχᵻ"
 )
 _MARKS = "ˈˌːˑˤʰʲʷ\u0303\u0329"  # stress, length, colour, nasal and syllabic sounds
-# not after U.S.A., whose letters espeak-ng spells by its full stops
-_BREAK = re.compile(rf"\s*(?<!\.[A-Z])([{_PAUSES}]+)(?=[\s\"'”’)\]]|$)|\s+[-–]\s+")
+# A pause within a number or a word is none, but for dashes and dots; nor is one after U.S.A.,
+# whose letters espeak-ng spells by its full stops.
+_END = r"(?=[\s\"'”’)\]]|$)"
+_BREAK = re.compile(
+    rf"\s*(?<!\.[A-Z])([{_PAUSES}]+{_END}|[{_PAUSES}]*[…—]|\.{{2,}}(?=\w))|\s+[-–]\s+"
+)
+_DASH = re.compile(r"(?<!-)-{2,3}(?!-)|―")  # as typewriters have it
 _OTHER_LANGUAGE = re.compile(r"\([a-z-]+\)")  # where espeak-ng changes to another one
 
 # The place of a symbol is its number in every trained voice: add new ones at the end.
@@ -52,7 +58,7 @@ def phonemes(text: str, voice: str = "en-us") -> str:
     'wˈɛl, ɪɾ ɪz nˈaɪntiːn ˈeɪɾi fˈɔːɹ!'
     """
     # espeak-ng drops punctuation, so it is given what lies between, and the marks are put back
-    parts = _BREAK.split(spell_out(text))
+    parts = _BREAK.split(spell_out(_DASH.sub("—", _composed(text))))
     said = []
     pauses = ["—" if mark is None else mark[0] for mark in parts[1::2]]  # None is a spaced dash
     for sounds, pause in zip(ipa(parts[::2], voice), [*pauses, ""], strict=True):
@@ -63,6 +69,11 @@ def phonemes(text: str, voice: str = "en-us") -> str:
     if not any(set(clause) & set(_LETTERS) for clause in said):
         raise ValueError(f"text {text!r} has nothing to say: give at least one letter or digit")
     return " ".join(said)
+
+
+def _composed(text: str) -> str:
+    """Put letters and their accents together, and leave out what no file could hold."""
+    return unicodedata.normalize("NFC", text.encode("utf-8", "ignore").decode())
 
 
 def numbers(symbols: str) -> list[int]:

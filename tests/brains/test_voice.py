@@ -154,6 +154,7 @@ def test_bfloat16_stays_finite(tmp_path):
     assert numpy.isfinite(results["matrix"]).all()
 
 
+@pytest.mark.slow
 def test_the_sound_gets_closer(tmp_path):
     results = engine(tmp_path, epochs=12).run()
     assert results["metric"] == "mel_db"
@@ -246,16 +247,22 @@ def test_the_judges_slow_down_as_the_model_does(tmp_path):
     assert rates == [(1e-3, 1e-3), (pytest.approx(5e-4), pytest.approx(5e-4))]
 
 
-def test_the_loss_is_the_sum_of_its_parts(tmp_path):
+def test_the_loss_is_the_sum_of_its_parts(tmp_path, caplog):
     seen = []
+    caplog.set_level("INFO", "speechcl.brains.voice")
 
     class Adding(VoiceBrain):
         def task_loss(self, outputs, batch, stage):
             loss = super().task_loss(outputs, batch, stage)
             names = ("mel", "adversarial", "features", "kl", "durations", "speaker", "timbre")
             seen.append((loss.item(), sum(self.parts[name] for name in names)))
+            mels.append(self.parts["mel"])
             return loss
 
+    mels = []
     engine(tmp_path, brain=Adding).run()
+    (logged,) = [one.message for one in caplog.records if one.message.startswith("epoch 1: ")]
+    assert f", mel {sum(mels) / 2:.3g}, " in logged
+    assert "pairs_right" in logged
     assert all(whole == pytest.approx(parts, rel=1e-5) for whole, parts in seen)
     assert len(seen) == 2

@@ -253,10 +253,7 @@ class USAT(nn.Module):
         ------
         Section 5 of the method: prior, flow backwards, memory, decoder; scales of VITS.
         """
-        if lengths is None:
-            lengths = torch.full((len(ids),), ids.shape[-1], device=ids.device)
-        _check_what_to_say(ids, lengths, speaker, self.config.speaker)
-        mask = mask_of(lengths, ids.shape[1])
+        mask = _mask_of_text(ids, lengths, speaker, self.config.speaker)
         with parametrize.cached():
             h, mean, log_scale = self.phonemes(ids, mask)
             log_durations = self.durations.sample(h, mask, speaker, duration_noise_scale, generator)
@@ -393,7 +390,8 @@ class USAT(nn.Module):
         return _slices(waveform[:, None], starts * hop, slice_frames * hop)[:, 0]
 
 
-def _check_what_to_say(ids: Tensor, lengths: Tensor, speaker: Tensor, size: int) -> None:
+def _mask_of_text(ids: Tensor, lengths: Tensor | None, speaker: Tensor, size: int) -> Tensor:
+    """Return the mask of a text that can be said by these speakers."""
     if ids.ndim != 2 or not 1 <= ids.shape[1] <= MAX_SYMBOLS:
         raise ValueError(
             f"ids have shape {tuple(ids.shape)}: give (batch, symbols), at most {MAX_SYMBOLS} "
@@ -404,6 +402,8 @@ def _check_what_to_say(ids: Tensor, lengths: Tensor, speaker: Tensor, size: int)
             f"ids are not all numbers of the {len(SYMBOLS)} symbols: make them by "
             "speechcl.data.phonemes.numbers"
         )
+    if lengths is None:
+        lengths = torch.full((len(ids),), ids.shape[1], device=ids.device)
     if lengths.shape != ids.shape[:1] or not bool(
         ((lengths >= 1) & (lengths <= ids.shape[1])).all()
     ):
@@ -413,6 +413,7 @@ def _check_what_to_say(ids: Tensor, lengths: Tensor, speaker: Tensor, size: int)
             f"speaker has shape {tuple(speaker.shape)} where ({len(ids)}, {size}) is wanted, or is "
             "not finite: take it from the method of that name"
         )
+    return mask_of(lengths, ids.shape[1])
 
 
 def mask_of(lengths: Tensor, longest: int) -> Tensor:

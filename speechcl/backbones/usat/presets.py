@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from dataclasses import dataclass
+
+_DEPTHS = ("text_layers", "posterior_layers", "couplings", "flow_layers", "decoder_blocks")
+_HIFIGAN_HOP = 256  # the product of its upsamplings
 
 
 @dataclass(frozen=True)
@@ -64,12 +68,18 @@ class VoiceConfig:
     judge_channels: int = 32
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            size, most = getattr(self, field.name), 100 if field.name in _DEPTHS else 1_000_000
+            if isinstance(field.default, int) and not 1 <= size <= most:
+                raise ValueError(f"{field.name} is {size}: set it between 1 and {most}")
         for name, known in (
             ("decoder", ("hifigan", "istft")),
             ("durations", ("stochastic", "deterministic")),
         ):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: use {' or '.join(known)}")
+        if self.decoder == "hifigan" and self.hop != _HIFIGAN_HOP:
+            raise ValueError(f"hop is {self.hop}: hifigan decodes {_HIFIGAN_HOP} samples a frame")
 
     def seconds(self, frames: int) -> float:
         """Return how long so many frames are."""

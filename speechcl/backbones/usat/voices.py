@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 POSITIONS = ("h_res", "h_seq", "x_res", "x_seq")
 FORMAT = "speechcl voice 1"
 VECTOR = "vector"
+MAX_KERNEL = 99
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,10 +65,16 @@ class VoiceSpec:
     phonemes: bool = True
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value, kind = getattr(self, field.name), type(field.default)
+            if type(value) is not kind:
+                raise ValueError(f"{field.name} is {value!r}: give one of type {kind.__name__}")
         if self.position not in POSITIONS:
             raise ValueError(f"position is {self.position!r}: use {', '.join(POSITIONS)}")
-        if self.kernel < 1 or self.kernel % 2 == 0:
-            raise ValueError(f"kernel is {self.kernel}: give an odd number of frames")
+        if not 1 <= self.kernel <= MAX_KERNEL or self.kernel % 2 == 0:
+            raise ValueError(
+                f"kernel is {self.kernel}: give an odd number of frames, at most {MAX_KERNEL}"
+            )
         if self.reduction < 1:
             raise ValueError(f"reduction is {self.reduction}: give a number of at least 1")
 
@@ -402,7 +409,9 @@ def load_voice(model: USAT, file: str | Path, name: str | None = None) -> str:
     wrong = sorted(own.keys() ^ tensors.keys()) or [
         key
         for key, one in own.items()
-        if one.shape != tensors[key].shape or not bool(tensors[key].isfinite().all())
+        if one.shape != tensors[key].shape
+        or not tensors[key].is_floating_point()
+        or not bool(tensors[key].isfinite().all())
     ]
     if wrong:
         remove_voice(model, name)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from speechcl.backbones.usat import USAT, VoiceConfig, preset
-from speechcl.backbones.usat.model import mask_of
+from speechcl.backbones.usat.model import MAX_FRAMES_A_PHONEME, mask_of
 from speechcl.data.phonemes import numbers, phonemes
 
 HOP = 256
@@ -242,6 +242,24 @@ def test_what_is_told_again_has_the_timbre_of_the_reference(model):
     assert torch.equal(spoken, model.retell(*given, reference, reference_samples)), "no noise"
     other = model.retell(*given, 0.3 * reference.flip(1), reference_samples)
     assert (spoken - other).abs().amax(1).min() > 1e-5
+
+
+@torch.no_grad()
+def test_a_slip_of_the_durations_is_no_endless_sound(model, monkeypatch):
+    def slipped(h, mask, *_):
+        return torch.full_like(mask, 30.0) * mask  # a logarithm
+
+    monkeypatch.setattr(model.durations, "sample", slipped)
+    _, samples = model.say(ONE, SPEAKER)
+    assert int(samples) == 3 * MAX_FRAMES_A_PHONEME * HOP
+
+
+@torch.no_grad()
+def test_durations_are_weighed_by_phonemes_not_by_items(model, monkeypatch):
+    ids, id_lengths, *sound = batch(model)
+    monkeypatch.setattr(model.durations, "loss", lambda *_: torch.tensor([5.0, 2.0]))
+    out = model(ids, id_lengths, *sound, slice_frames=8)
+    assert out.aligned.duration_loss == pytest.approx(7.0 / int(id_lengths.sum()))
 
 
 def test_the_decoded_slice_is_of_the_same_time_as_the_real_one():

@@ -257,6 +257,19 @@ def with_other_spec(about, tensors):
     about["spec"] = '{"position": "everywhere"}'
 
 
+def with_a_huge_kernel(about, tensors):
+    about["spec"] = '{"kernel": 1000000001}'
+
+
+def with_a_broken_number(about, tensors):
+    about["spec"] = '{"kernel": 3.0}'
+
+
+def of_other_numbers(about, tensors):
+    key = "phonemes.layers.0.attention.point.down"
+    tensors[key] = tensors[key].to(torch.complex64)
+
+
 def without_vector(about, tensors):
     del tensors["vector"]
 
@@ -275,6 +288,9 @@ def with_dots(about, tensors):
         (of_another_base, "made for another base model"),
         (with_code, "what its adapters are is broken"),
         (with_other_spec, "what its adapters are is broken: position is 'everywhere'"),
+        (with_a_huge_kernel, "kernel is 1000000001: give an odd number of frames, at most 99"),
+        (with_a_broken_number, "kernel is 3.0: give one of type int"),
+        (of_other_numbers, r"point\.down does not fit"),
         (without_vector, "the vector of voice 'alice' has shape"),
         (with_dots, "give a new name without dots"),
     ],
@@ -329,6 +345,8 @@ def test_a_batch_of_another_size_than_its_voices_is_refused():
         ({"position": "inside"}, "position is 'inside': use h_res"),
         ({"kernel": 2}, "kernel is 2: give an odd number"),
         ({"reduction": 0}, "reduction is 0"),
+        ({"phonemes": "no"}, "phonemes is 'no': give one of type bool"),
+        ({"kernel": True}, "kernel is True: give one of type int"),
     ],
 )
 def test_wrong_specs_are_refused(options, message):
