@@ -85,6 +85,7 @@ def test_too_few_speakers_or_one_class(tmp_path):
         shortcut_accuracy([row for row in rows if row["label"] == "spoof"])
 
 
+@pytest.mark.slow
 def test_cheap_attacks_have_no_shortcut(tmp_path):
     genuine = build_embedded(tmp_path / "genuine", voices=40, sentences=3, workers=1)
     attacks = ["lpc_noise", "mulaw"]

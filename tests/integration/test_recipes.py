@@ -212,7 +212,13 @@ def tiny_encoder(folder):
 
 
 @pytest.mark.parametrize(
-    ("network", "clip_s"), [("lcnn", 0.3), ("resnet", 0.7), ("aasist", 0.2), ("ssl", 0.3)]
+    ("network", "clip_s"),
+    [
+        ("lcnn", 0.3),
+        ("resnet", 0.7),
+        pytest.param("aasist", 0.2, marks=pytest.mark.slow),
+        ("ssl", 0.3),
+    ],
 )
 def test_every_network_learns_from_own_speech(network, clip_s, speakers, tmp_path):
     methods = [f"{method}_{network}" for method in ("fine_tune", "rwm")]

@@ -35,7 +35,7 @@ def how_often(capacity, sizes, runs):
 
 @pytest.mark.parametrize(
     "sizes",
-    [[24], [1] * 24, [3, 9, 12], [2, 22], [6, 18]],
+    [[24], pytest.param([1] * 24, marks=pytest.mark.slow), [3, 9, 12], [2, 22], [6, 18]],
     ids=["larger than capacity", "one by one", "mixed", "over the edge", "just full"],
 )
 def test_each_item_is_kept_with_the_same_probability(sizes):

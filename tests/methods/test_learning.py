@@ -19,6 +19,8 @@ from speechcl.engine import Engine, Training
 from speechcl.methods import ER, EWC, OWM, RAWM, RWM, SI, DERpp, FineTune, LwF
 from speechcl.task import make_stream
 
+pytestmark = pytest.mark.slow  # four runs of nine methods: a minute
+
 WIDTH, TASKS, RUNS = 40, 3, 4
 METHODS = {
     "FineTune": FineTune,
