@@ -17,8 +17,8 @@ both sides, and stages called one by one on what they were given give the same w
 import statistics
 import sys
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -28,10 +28,9 @@ from timing import arguments, interleaved, keep_freed_memory, report, seconds
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from speechcl.backbones.usat.dds_conv import ChannelNorm
-from speechcl.backbones.usat.durations import StochasticDurationPredictor
 from speechcl.backbones.usat.model import USAT
 from speechcl.backbones.usat.presets import PRESETS
+from speechcl.backbones.usat.voices import add_voice, speaking, voice_tensors
 
 try:
     from transformers import __version__ as transformers_version
@@ -40,7 +39,7 @@ except ModuleNotFoundError:
     vits = transformers_version = None
 
 FRAMES_A_SYMBOL, HOP, RATE_HZ, PEER_SYMBOLS = 4, 256, 16000, 38
-REDUCTION, TARGET_VOICE = 8, 1.10
+VOICE, TARGET_VOICE = "alice", 1.10
 TARGETS = {"base_hifigan": None, "base_istft": 0.4, "small": None}
 # of each stage, the part of the model and its method
 STAGES = {
@@ -58,24 +57,6 @@ PEER_STAGES = {
 }
 ADAPTED = ("text", "durations", "flow")
 Seconds = dict[str, list[float]]
-
-
-class Residual(nn.Module):
-    """A bottleneck of convolutions, added to what it reads; a fresh one adds nothing."""
-
-    def __init__(self, channels: int, kernel: int) -> None:
-        super().__init__()
-        units = channels // REDUCTION
-        self.norm = ChannelNorm(channels)
-        self.down = nn.Conv1d(channels, units, kernel, padding="same")
-        self.up = nn.Conv1d(units, channels, kernel, padding="same")
-        for parameter in self.up.parameters():
-            nn.init.zeros_(parameter)
-
-    def forward(self, h: Tensor, mask: Tensor) -> Tensor:
-        """Return (batch, channels, time), as it got it; the padding does not reach its inside."""
-        inside = torch.relu(self.down(self.norm(h) * mask))
-        return h + self.up(inside * mask)
 
 
 @dataclass
@@ -137,24 +118,31 @@ def configurations(quick: bool) -> dict[str, Any]:
     return {"base_hifigan": base, "base_istft": replace(base, decoder="istft"), "small": small}
 
 
-def ours(config: Any, ids: Tensor) -> Side:
-    """Draw a model, and give every weight that begins at zero a value."""
+def ours(config: Any, ids: Tensor, voiced: bool = False) -> Side:
+    """Draw a model, with a value in every weight that begins at zero; maybe with a fresh voice."""
     torch.manual_seed(0)
     model = USAT(config).eval().requires_grad_(False)
     for parameter in model.parameters():
         if not parameter.any():
             nn.init.normal_(parameter, std=0.02)
     speaker = torch.randn(1, config.speaker)
+    if voiced:
+        add_voice(model, VOICE, speaker[0])
+
+    @contextmanager
+    def context() -> Iterator[None]:
+        with parametrize.cached(), speaking(model, VOICE) if voiced else nullcontext():
+            yield
 
     def say() -> Tensor:
-        with torch.inference_mode():
+        with torch.inference_mode(), context():
             generator = torch.Generator().manual_seed(0)
             waveform, samples = model.say(ids, speaker, generator=generator)
         assert waveform.shape == (1, int(samples[0]))
         return waveform[0]
 
     times = 5 if config.decoder == "istft" else 1  # a short time is not known from one sentence
-    side = Side(model, say, STAGES, parametrize.cached, times)
+    side = Side(model, say, STAGES, context, times)
     side.fix_durations()
     return side
 
@@ -173,30 +161,19 @@ def peer(ids: Tensor, quick: bool) -> Side:
     return side
 
 
-def add_voice(model: USAT) -> nn.ModuleList:
-    """Put fresh adapters into flow, durations and attention."""
-    assert isinstance(model.durations, StochasticDurationPredictor)
-    flow = [point for coupling in model.flow.couplings for point in coupling.wavenet.points]
-    durations = [flow.convs.point for flow in model.durations.flows if hasattr(flow, "convs")]
-    attention = [layer.attention.point for layer in model.phonemes.layers]
-    for point in flow + durations + attention:
-        point.adapter = Residual(point.channels, kernel=1 if point in attention else 3).eval()
-    adapters = nn.ModuleList(point.adapter for point in flow + durations + attention)
-    return adapters.requires_grad_(False)
-
-
 def speakers(ids: Tensor, quick: bool) -> tuple[dict[str, Side], dict[str, int]]:
     """Make all sides, assert what must hold; return them and the numbers in each voice."""
     sides, numbers = {}, {}
     for name, config in configurations(quick).items():
-        sides[name], sides[f"{name}_voice"] = ours(config, ids), ours(config, ids)
-        plain, voiced = sides[name], sides[f"{name}_voice"]
-        adapters = add_voice(voiced.model)
-        assert torch.equal(voiced.say(), plain.say()), "fresh adapters change what is said"
-        for adapter in adapters:
-            nn.init.normal_(adapter.up.weight, std=0.02)
+        plain, voiced = ours(config, ids), ours(config, ids, voiced=True)
+        sides[name], sides[f"{name}_voice"] = plain, voiced
+        assert torch.equal(voiced.say(), plain.say()), "a fresh voice changes what is said"
+        tensors = voice_tensors(voiced.model, VOICE)
+        for key, tensor in tensors.items():
+            if key.endswith(".up"):
+                nn.init.normal_(tensor, std=0.02)
         assert not torch.equal(voiced.say(), plain.say()), "the voice does nothing"
-        numbers[name] = sum(parameter.numel() for parameter in adapters.parameters())
+        numbers[name] = sum(tensor.numel() for tensor in tensors.values())
     if vits is not None:
         sides["peer"] = peer(ids, quick)
     samples = ids.shape[1] * FRAMES_A_SYMBOL * HOP

@@ -89,6 +89,8 @@ class Adapter:
 def fresh_down(rank: int, shape: WeightShape) -> nn.Parameter:
     """Draw the usual start of a down projection, uniform in +-1/sqrt(columns).
 
+    It is drawn on the CPU, as all starts are, so that a GPU begins where a CPU does.
+
     Source: Kaiming-uniform with a = sqrt(5), as LoRA, CoDyRA and MoRA all start.
 
     Example
@@ -98,7 +100,8 @@ def fresh_down(rank: int, shape: WeightShape) -> nn.Parameter:
     (torch.Size([2, 16]), True)
     """
     bound = 1 / math.sqrt(shape.columns)
-    return nn.Parameter(shape.like.new_empty(rank, shape.columns).uniform_(-bound, bound))
+    drawn = torch.empty(rank, shape.columns, dtype=shape.like.dtype, device="cpu")
+    return nn.Parameter(drawn.uniform_(-bound, bound).to(shape.like.device))
 
 
 def zero_up(rank: int, shape: WeightShape) -> nn.Parameter:

@@ -69,7 +69,8 @@ class RankSelectiveLayer(AdapterLayer):
         self.lora_up = zero_up(rank, shape)
         # thresholds are small: in half precision they would be lost beside a gate of 1
         precision = torch.promote_types(shape.like.dtype, torch.float32)
-        self.gates = nn.Parameter(torch.randn(rank, dtype=precision, device=shape.like.device))
+        drawn = torch.randn(rank, dtype=precision, device="cpu")
+        self.gates = nn.Parameter(drawn.to(shape.like.device))
 
     def down(self) -> Tensor:
         """Return A, shape (rank, columns)."""

@@ -91,7 +91,8 @@ class RetrievedBankLayer(BankLayer):
     def fresh_down(self, rank: int, shape: WeightShape) -> nn.Parameter:
         """Draw A from a normal distribution."""
         std = self.init_std if self.init_std is not None else 1 / math.sqrt(shape.columns)
-        return nn.Parameter(shape.like.new_empty(rank, shape.columns).normal_(std=std))
+        drawn = torch.empty(rank, shape.columns, dtype=shape.like.dtype, device="cpu")
+        return nn.Parameter(drawn.normal_(std=std).to(shape.like.device))
 
     def weights(self) -> Tensor:
         """Return the weight of every term, shape (terms,) or (batch, terms)."""

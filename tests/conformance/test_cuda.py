@@ -14,7 +14,6 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
 ]
 every_method = pytest.mark.parametrize("name", METHODS)
-DRAWN = ("LoRA", "CoDyRA", "MoRA", "SLM")  # adapters that begin with draws of their device
 
 
 @pytest.fixture(autouse=True)
@@ -42,12 +41,10 @@ def test_a_method_learns_what_it_learns_on_a_cpu(name, tmp_path):
     found = there.run()
     assert all(value.is_cuda for value in weights(there).values())
     assert found["memory_bytes"] == expected["memory_bytes"]
-    clips = 10.0 if name in DRAWN else 3.0  # a few of 120 at the threshold, in percent
     for row, other in zip(found["matrix"], expected["matrix"], strict=True):
-        assert row == pytest.approx(other, abs=clips)
-    if name not in DRAWN:
-        for key, value in weights(here).items():
-            torch.testing.assert_close(weights(there)[key].cpu(), value, rtol=0, atol=2e-2)
+        assert row == pytest.approx(other, abs=3.0), "a clip or two at the threshold"
+    for key, value in weights(here).items():
+        torch.testing.assert_close(weights(there)[key].cpu(), value, rtol=0, atol=2e-2)
 
 
 @every_method

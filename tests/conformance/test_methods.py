@@ -52,15 +52,16 @@ def fresh(folder, name, **options):
     return toy_engine(folder, METHODS[name](), ckpt_interval_steps=2, **options)
 
 
+@pytest.mark.parametrize("apart", [17, pytest.param(7, marks=pytest.mark.slow)])
 @every_method
-def test_resume_after_a_kill_at_any_moment_is_bit_for_bit(name, tmp_path, monkeypatch):
+def test_resume_after_a_kill_at_any_moment_is_bit_for_bit(name, apart, tmp_path, monkeypatch):
     switch = KillSwitch(monkeypatch)
     whole = fresh(tmp_path / "whole", name, tasks=2)
     expected = whole.run()
     moments = switch.moments
     assert moments > 50
     # every method at other moments, so that together they meet all
-    for at in range(1 + list(METHODS).index(name) % 17, moments + 1, 17):
+    for at in range(1 + list(METHODS).index(name) % apart, moments + 1, apart):
         switch.moments, switch.at = 0, at
         with pytest.raises(Killed):
             fresh(tmp_path / str(at), name, tasks=2).run()
