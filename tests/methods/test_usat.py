@@ -166,6 +166,42 @@ def test_the_vector_begins_as_the_mean_over_recordings(tmp_path, monkeypatch):
     torch.testing.assert_close(own, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_the_vector_learns_slowly_and_never_decays(run):
+    whole, _ = run
+    adapters, vector = whole.method.param_groups(whole.modules)
+    own = voice_tensors(whole.modules["model"].voice, "b_ob")
+    assert vector["params"] == [own["vector"]]
+    assert (vector["lr_scale"], vector["weight_decay"]) == (0.1, 0.0)
+    assert len(adapters["params"]) == len(own) - 1
+    assert adapters.keys() == {"params"}
+
+
+@torch.no_grad()
+def test_what_is_remembered_of_a_clip_is_what_was_heard(run):
+    brain = run[0].evaluator
+    batch = Speaker(300.0, items=3, first_clip=200).__getitems__([2, 0])
+    expected = brain.voice.encode(batch["waveform"], batch["samples"])
+    for _ in range(2):  # heard, then remembered
+        found = brain.latents(batch)
+        for name in ("mean", "log_scale", "mask", "frames"):
+            torch.testing.assert_close(getattr(found, name), getattr(expected, name))
+    noise = (found.z - found.mean) / found.log_scale.exp()
+    assert 0.9 < noise.std() < 1.1
+    assert not torch.equal(brain.latents(batch).z, found.z), "drawn anew each time"
+
+
+def test_the_loss_is_divergence_and_durations(run):
+    brain = run[0].evaluator
+    batch = Speaker(300.0, items=2, first_clip=300).__getitems__([0, 1])
+    with torch.no_grad():
+        latents, aligned = brain.compute_forward(batch, sb.Stage.VALID)
+        loss = brain.task_loss((latents, aligned), batch, sb.Stage.VALID)
+        sigma, error = aligned.log_scale, aligned.timbre_free - aligned.mean
+        terms = sigma - latents.log_scale - 0.5 + 0.5 * error.square() * torch.exp(-2 * sigma)
+        divergence = terms.sum() / latents.frames.sum()
+    torch.testing.assert_close(loss, divergence + aligned.duration_loss)
+
+
 def test_a_kill_changes_nothing(tmp_path, monkeypatch):
     whole = engine(tmp_path / "whole", ckpt_interval_steps=1)
     expected = whole.run()
