@@ -364,8 +364,9 @@ def _own_places(model: nn.Module) -> set[int]:
 
 def _put(model: Any, name: str, layers: Layers, spec: Adapter, fingerprint: str) -> None:
     model.adapter_book = book = _book(model)
-    own = {id(p) for other in book.records for p in adapter_parameters(model, other)}
-    for path, parameter in list(model.named_parameters(remove_duplicate=False)):
+    others = (p for other in book.records for p in adapter_parameters(model, other))
+    own = {id(p) for p in others if p.requires_grad}
+    for path, parameter in model.named_parameters(remove_duplicate=False):
         if parameter.requires_grad and id(parameter) not in own:
             book.froze.add(path)
     for path, parameter in model.named_parameters():

@@ -85,7 +85,7 @@ def remake_layers(model: nn.Module, state: AdapterState) -> Layers:
     >>> layers["0"]["weight"].up().shape
     torch.Size([3, 1])
     """
-    modules = dict(model.named_modules())
+    modules = _modules_of_base(model)
     layers: Layers = {}
     for path, slot, tensors in state.by_layer():
         if path not in modules:
@@ -149,9 +149,13 @@ def kind_of(module: nn.Module) -> str:
 
 
 def _modules_of_base(model: nn.Module) -> dict[str, nn.Module]:
-    adapted = [module for module in model.modules() if isinstance(module, Adapted)]
-    own = {id(one) for module in adapted for one in module.adapters.modules()}
-    return {path: module for path, module in model.named_modules() if id(module) not in own}
+    found: dict[str, nn.Module] = {}
+    seen: set[nn.Module] = set()
+    for path, module in model.named_modules(seen):  # which passes over what it has seen
+        if isinstance(module, Adapted):
+            seen.add(module.adapters)
+        found[path] = module
+    return found
 
 
 def _names_near(pattern: str, modules: dict[str, nn.Module]) -> str:

@@ -1,5 +1,7 @@
 """The functions that users call, and all that can go wrong with them."""
 
+import tracemalloc
+
 import pytest
 import torch
 from torch import nn
@@ -20,8 +22,11 @@ from speechcl.adapters import (
     merge,
     remove,
 )
+from speechcl.adapters.targets import remake_layers
 from tests.adapters.kinds import Gate, old_weight_norm, stir, train
 from tests.adapters.models import Model, X, appearance, make, refused
+
+EMPTY = AdapterState(LoRA(rank=1), {}, "")
 
 
 @pytest.fixture
@@ -94,6 +99,56 @@ def test_attached_adapters_go_on_being_trained_if_asked(model):
     before = other(X).detach()
     train(other, (X,), adapter_parameters(other))
     assert not torch.equal(other(X), before)
+
+
+def test_voices_share_no_memory(model):
+    insert(model.eval(), LoRA(rank=2), "*.q_proj")
+    stir(model)
+    state = extract(model)
+    for name in ("alice", "bob"):
+        attach(model, state, name)
+    before = extract(model, "bob").tensors
+    activate(model, "alice")
+    alice = [p.requires_grad_(True) for p in adapter_parameters(model, "alice")]
+    train(model, (X,), alice)
+    assert all(torch.equal(before[key], one) for key, one in extract(model, "bob").tensors.items())
+    assert all(torch.equal(before[key], one) for key, one in state.tensors.items())
+    assert not any(torch.equal(before[k], t) for k, t in extract(model, "alice").tensors.items())
+
+
+class Own(nn.Sequential):
+    """With a ``state_dict`` as older code has it."""
+
+    def state_dict(self):
+        return super().state_dict()
+
+
+def test_a_state_dict_of_its_own_is_fingerprinted_without_adapters():
+    net = Own(nn.Linear(2, 2))
+    before = base_fingerprint(net)
+    assert before == base_fingerprint(nn.Sequential(net[0]))
+    insert(net, LoRA(rank=1), "*")
+    assert base_fingerprint(net) == before
+
+
+@pytest.mark.parametrize("work", [base_fingerprint, lambda net: remake_layers(net, EMPTY)])
+def test_looking_at_the_base_takes_no_memory_for_adapters(work):
+    """What is only for the moment would stay with the process: small blocks rarely go back."""
+    net = nn.Sequential(*(nn.Linear(2, 2) for _ in range(50))).eval()
+    few, many = (_peak_bytes(work, net, adapters) for adapters in (1, 20))
+    assert many < 1.2 * few
+
+
+def _peak_bytes(work, net, adapters):
+    for _ in range(adapters):
+        insert(net, LoRA(rank=1), "*", f"voice{len(list_adapters(net))}")
+    work(net)  # what is made once is made
+    tracemalloc.start()
+    try:
+        work(net)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 def test_what_is_frozen_beforehand_stays_frozen(model):
