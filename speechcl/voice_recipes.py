@@ -3,23 +3,103 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy
 import torch
 from speechbrain.utils.distributed import if_main_process
 
 from speechcl.backbones.usat import USAT, VoiceConfig
+from speechcl.backbones.usat.files import read_config
 from speechcl.backbones.usat.voices import list_voices, save_voice
 from speechcl.brains.enrolment import Enroller
 from speechcl.data.audio import write_audio
 from speechcl.data.packed import pack_audio
+from speechcl.data.voice_corpora import (
+    choose_speakers,
+    deal_clips,
+    describe_voices,
+    keep_pairs,
+    prepare_voices,
+)
+from speechcl.data.voice_corpora.common import log_left_out
 from speechcl.data.voices import VoiceSet
 from speechcl.experiment import Experiment
 from speechcl.task import make_stream
 
 Row = Mapping[str, Any]
+Reader = Callable[..., list[dict[str, Any]]]
+
+
+def learn_corpus(
+    experiment: Experiment, read: Reader, about: Mapping[str, Any], **options: Any
+) -> Path:
+    """Train a voice model on a corpus, see :func:`learn_voice`.
+
+    Arguments
+    ---------
+    experiment : Experiment
+        Its hyper-parameters, beside those of :func:`learn_voice`: ``data_folder``, ``speakers``,
+        ``test_share``, ``data_seed`` and ``workers``.
+    read : Callable
+        A reader of ``speechcl.data.voice_corpora``; takes the data folder.
+    about : Mapping
+        Further fields of results.json: recipe, notes.
+    **options : Any
+        Of the reader.
+
+    Returns
+    -------
+    Path
+        The run folder.
+    """
+    config = experiment.base["model"].config
+    return learn_voice(experiment, _corpus_rows(experiment, read, config, options), about)
+
+
+def enrol_corpus(
+    experiment: Experiment, read: Reader, about: Mapping[str, Any], **options: Any
+) -> Path:
+    """Fit a trained voice model to the speakers of a corpus, see :func:`enrol_speakers`.
+
+    Arguments and result are those of :func:`learn_corpus`. Speakers without clips to train or to
+    test on are left out.
+    """
+    config = read_config(experiment.hparams["base_folder"])
+    rows = _corpus_rows(experiment, read, config, options, in_both=True)
+    return enrol_speakers(experiment, rows, about)
+
+
+def _corpus_rows(
+    experiment: Experiment,
+    read: Reader,
+    config: VoiceConfig,
+    options: Mapping[str, Any],
+    in_both: bool = False,
+) -> list[dict[str, Any]]:
+    """Read, choose, prepare and split the clips of a corpus; print a table of them."""
+    hparams = experiment.hparams
+    listed = read(hparams["data_folder"], **options)
+    chosen = choose_speakers(listed, hparams["speakers"], hparams["data_seed"])
+    unused = [row["ID"] for row in chosen if row["split"] == "valid"]
+    log_left_out("corpus", "clips of the split valid, which is not used", unused)
+    chosen = [row for row in chosen if row["split"] != "valid"]
+    rows, left_out = experiment.on_main(
+        prepare_voices,
+        rows=chosen,
+        folder=hparams["corpus_folder"],
+        rate_hz=config.rate_hz,
+        hop=config.hop,
+        workers=hparams["workers"],
+    )
+    if "test_share" in hparams:  # no corpus that says itself what to test on
+        rows = deal_clips(rows, hparams["test_share"], hparams["data_seed"])
+    used = keep_pairs(rows, in_both)
+    if if_main_process():
+        print(describe_voices(chosen, left_out, used))
+    return used
 
 
 def learn_voice(experiment: Experiment, rows: Sequence[Row], about: Mapping[str, Any]) -> Path:
@@ -101,7 +181,12 @@ def enrol_speakers(experiment: Experiment, rows: Sequence[Row], about: Mapping[s
 def _voice_set(experiment: Experiment, rows: Sequence[Row], config: VoiceConfig) -> VoiceSet:
     folder = Path(experiment.hparams["corpus_folder"]) / "packed"
     pack = experiment.on_main(pack_audio, rows=rows, folder=folder, rate_hz=config.rate_hz)
-    return VoiceSet(pack, rows, config.rate_hz, config.hop, seed=experiment.hparams["seed"])
+    ids = None
+    if all("symbols" in row for row in rows):  # found while the clips were prepared
+        ids = [numpy.array(row["symbols"].split(), dtype=numpy.int16) for row in rows]
+        rows = [{name: row[name] for name in row if name != "symbols"} for row in rows]
+    seed = experiment.hparams["seed"]
+    return VoiceSet(pack, rows, config.rate_hz, config.hop, ids=ids, seed=seed)
 
 
 def _plain(name: str) -> str:

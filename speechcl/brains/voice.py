@@ -36,6 +36,7 @@ from speechcl.parallel import share, world
 logger = logging.getLogger(__name__)
 
 Pair = tuple[Any, ...]  # of what is real and what is not
+_LEAST_KL = 0.02  # weight of the divergence at first
 DB_A_NEPER = 20 / math.log(10)  # a natural logarithm of magnitudes in decibels
 
 
@@ -149,6 +150,10 @@ class VoiceBrain(SpeakingBrain):
     the judge of timbre, whose gradient is reversed. The method decides what of the model is
     trained; the judges have an optimizer of their own.
 
+    To begin with, the model is left alone: what it encodes is worth judging only when the text
+    has begun to explain it. Until then the divergence counts little, so that latents carry
+    something, and alignments are drawn to the diagonal.
+
     It is measured by what the text gives, spoken with the timing of a recording and the timbre
     of another one of the same speaker: the mean difference of its log-mel spectrogram from
     that of the recording, in decibels.
@@ -157,14 +162,17 @@ class VoiceBrain(SpeakingBrain):
     ---------
     slice_frames : int
         Of each utterance, decoded and judged in a step.
+    warm_up : int
+        Steps without judges, in which the weight of the divergence grows from 0.02 to 1 and that
+        of the guide of alignments falls from 1 to 0.
     timbre_ramp : int
-        Steps over which the reversed gradient grows to its full strength.
+        Steps after those over which the reversed gradient grows to its full strength.
 
     Source
     ------
     USAT, arXiv 2404.18094, equations 5 to 10 and section 4.1 of the method; VITS, arXiv
-    2106.06103, section 2.3, for waveforms. Deviates: the ramp, and timbre judged with channels
-    normalised, so that noise alone does not tell text from speech.
+    2106.06103, section 2.3, for waveforms. Deviates: ``warm_up`` and the ramp, and timbre judged
+    with channels normalised, so that noise alone does not tell text from speech.
 
     Example
     -------
@@ -172,10 +180,18 @@ class VoiceBrain(SpeakingBrain):
     ('mel_db', False)
     """
 
-    def __init__(self, *, slice_frames: int = 32, timbre_ramp: int = 0, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        slice_frames: int = 32,
+        warm_up: int = 0,
+        timbre_ramp: int = 0,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
-        self.slice_frames, self.timbre_ramp = slice_frames, timbre_ramp
-        self.parts: dict[str, float] = {}  # of the last step
+        self.slice_frames = slice_frames
+        self.warm_up, self.timbre_ramp = warm_up, timbre_ramp
+        self.parts: dict[str, Tensor] = {}  # of the last step
         self.seen: dict[str, list[float]] = defaultdict(list)  # in this epoch, for the log
 
     @property
@@ -207,17 +223,24 @@ class VoiceBrain(SpeakingBrain):
         given = [batch[name] for name in names]
         if stage is sb.Stage.TEST:
             return self.voice.retell(*given)
-        return self.modules["model"](*given, slice_frames=self.slice_frames)
+        guide = 1 - self.warmth()
+        return self.modules["model"](*given, slice_frames=self.slice_frames, guide=guide)
+
+    def warmth(self) -> float:
+        """Return how much of ``warm_up`` is behind the model, 1 when judges have come."""
+        return min(1.0, self.now.index / self.warm_up) if self.warm_up else 1.0
 
     def compute_objectives(self, predictions: Any, batch: Any, stage: sb.Stage) -> Tensor:
         """Train the judges first, in training."""
-        if stage is sb.Stage.TRAIN:
+        self.parts = {}
+        if stage is sb.Stage.TRAIN and self.warmth() == 1:
             self._train_judges(predictions, batch)
         return super().compute_objectives(predictions, batch, stage)
 
     def on_fit_batch_end(self, batch: Any, outputs: Any, loss: Tensor, should_step: bool) -> None:
         """Keep the parts of the loss, but for the share of right pairs where no pair counted."""
-        for name, value in self.parts.items():
+        values = torch.stack([value.detach().float() for value in self.parts.values()]).tolist()
+        for name, value in zip(self.parts, values, strict=True):  # read at once: a GPU waits
             if math.isfinite(value):
                 self.seen[name].append(value)
 
@@ -233,7 +256,6 @@ class VoiceBrain(SpeakingBrain):
         real = self._real_slice(out, batch)
         sound, pairs, right = self.modules["judges"](real, out.decoded.float(), out.speakers)
         loss = sound + pairs
-        self.check_loss_isfinite(loss)
         if world()[1] > 1:
             loss = loss * share(len(real), loss.device)
         loss.backward()
@@ -242,32 +264,39 @@ class VoiceBrain(SpeakingBrain):
             group["lr"] = factor * lr
         self.judge_optimizer.step()
         self.judge_optimizer.zero_grad(set_to_none=True)
-        self.parts = {"judges": sound.item(), "pairs": pairs.item(), "pairs_right": right.item()}
+        self.parts = {"judges": sound, "pairs": pairs, "pairs_right": right}
 
     def task_loss(self, outputs: VoiceStep, batch: Any, stage: sb.Stage) -> Tensor:
         """Return the sum of reconstruction, divergence, durations, leakage and timbre (Eq. 10)."""
         real, decoded = self._real_slice(outputs, batch), outputs.decoded.float()
-        judges, speakers = self.judges, outputs.speakers
+        latents, aligned, warmth = outputs.latents, outputs.aligned, self.warmth()
+        divergence = kl_loss(
+            aligned.timbre_free, latents.log_scale, aligned.mean, aligned.log_scale, latents.mask
+        )
+        parts = {
+            "mel": mel_loss(self.mel(real), self.mel(decoded)),
+            "kl": (_LEAST_KL + (1 - _LEAST_KL) * warmth) * divergence,
+            "durations": aligned.duration_loss,
+        }
+        if warmth == 1:
+            parts |= self._judged(real, decoded, outputs)
+        self.parts |= parts
+        return torch.stack(list(parts.values())).sum()
+
+    def _judged(self, real: Tensor, decoded: Tensor, outputs: VoiceStep) -> dict[str, Tensor]:
+        """Return what the judges, who do not learn from it, say of the model."""
+        judges, aligned, speakers = self.judges, outputs.aligned, outputs.speakers
         judges.requires_grad_(False)  # they only pass gradients on here
         try:
             (_, of_fake), (real_maps, fake_maps) = judges.compare(real, decoded)
         finally:
             judges.requires_grad_(True)
-        latents, aligned = outputs.latents, outputs.aligned
         text = aligned.mean + torch.randn_like(aligned.mean) * aligned.log_scale.exp()
-        strength = min(1.0, (self.now.index + 1) / self.timbre_ramp) if self.timbre_ramp else 1.0
-        parts = {
-            "mel": mel_loss(self.mel(real), self.mel(decoded)),
+        since = self.now.index - self.warm_up + 1
+        strength = min(1.0, since / self.timbre_ramp) if self.timbre_ramp else 1.0
+        return {
             "adversarial": adversarial_generator_loss(of_fake),
             "features": feature_matching_loss(real_maps, fake_maps),
-            "kl": kl_loss(
-                aligned.timbre_free,
-                latents.log_scale,
-                aligned.mean,
-                aligned.log_scale,
-                latents.mask,
-            ),
-            "durations": aligned.duration_loss,
             "speaker": leakage_speaker_loss(
                 judges.leakage, speakers.first, speakers.second, speakers.valid
             ),
@@ -275,13 +304,11 @@ class VoiceBrain(SpeakingBrain):
                 self.modules["timbre"],
                 text,
                 aligned.timbre_free,
-                latents.mask,
+                outputs.latents.mask,
                 strength,
                 normalise=True,
             ),
         }
-        self.parts |= {name: value.item() for name, value in parts.items()}
-        return torch.stack(list(parts.values())).sum()
 
     def _real_slice(self, out: VoiceStep, batch: Any) -> Tensor:
         return self.voice.slice_of(batch["waveform"], out.starts, self.slice_frames)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from speechcl.backbones.usat import USAT
+from speechcl.brains import voice
 from speechcl.brains.voice import VoiceBrain, voice_modules
 from speechcl.engine import Engine, Training
 from speechcl.methods import FineTune
@@ -184,8 +185,6 @@ def test_what_is_behind_the_end_does_not_count(brain):
 
 
 def test_the_judge_of_timbre_is_heard_little_by_little(tmp_path, monkeypatch):
-    from speechcl.brains import voice
-
     heard, inner = [], voice.timbre_loss
 
     def listening(judge, text, speech, mask, strength, normalise):
@@ -199,8 +198,6 @@ def test_the_judge_of_timbre_is_heard_little_by_little(tmp_path, monkeypatch):
 
 
 def test_losses_are_given_what_they_compare(tmp_path, monkeypatch):
-    from speechcl.brains import voice
-
     seen = {"kl": [], "timbre": [], "outputs": []}
     kl_loss, timbre_loss = voice.kl_loss, voice.timbre_loss
 
@@ -255,8 +252,8 @@ def test_the_loss_is_the_sum_of_its_parts(tmp_path, caplog):
         def task_loss(self, outputs, batch, stage):
             loss = super().task_loss(outputs, batch, stage)
             names = ("mel", "adversarial", "features", "kl", "durations", "speaker", "timbre")
-            seen.append((loss.item(), sum(self.parts[name] for name in names)))
-            mels.append(self.parts["mel"])
+            seen.append((loss.item(), sum(self.parts[name].item() for name in names)))
+            mels.append(self.parts["mel"].item())
             return loss
 
     mels = []
@@ -266,3 +263,68 @@ def test_the_loss_is_the_sum_of_its_parts(tmp_path, caplog):
     assert "pairs_right" in logged
     assert all(whole == pytest.approx(parts, rel=1e-5) for whole, parts in seen)
     assert len(seen) == 2
+
+
+def test_to_begin_with_the_model_is_left_alone(tmp_path):
+    seen = []
+
+    class Warming(VoiceBrain):
+        def task_loss(self, outputs, batch, stage):
+            loss = super().task_loss(outputs, batch, stage)
+            a, latents = outputs.aligned, outputs.latents
+            divergence = voice.kl_loss(
+                a.timbre_free, latents.log_scale, a.mean, a.log_scale, latents.mask
+            )
+            seen.append((set(self.parts), (self.parts["kl"] / divergence).item()))
+            return loss
+
+        def optimizers_step(self):
+            before = {name: value.clone() for name, value in self.judges.state_dict().items()}
+            super().optimizers_step()
+            judges = self.judges.state_dict()
+            still.append(all(torch.equal(before[name], judges[name]) for name in judges))
+
+    still = []
+    engine(tmp_path, epochs=3, brain=functools.partial(Warming, warm_up=4)).run()
+    alone = {"mel", "kl", "durations"}
+    judged = {"judges", "pairs", "pairs_right", "adversarial", "features", "speaker", "timbre"}
+    assert [names for names, _ in seen] == [alone] * 4 + [alone | judged] * 2
+    weights_of_kl = [0.02, 0.265, 0.51, 0.755, 1.0, 1.0]
+    assert [weight for _, weight in seen] == pytest.approx(weights_of_kl, rel=1e-4)
+    assert still == [True] * 6, "they learn before the model's step"
+
+
+def test_alignments_are_drawn_to_the_diagonal_less_and_less(tmp_path, monkeypatch):
+    from speechcl.backbones.usat import model
+
+    drawn = []
+
+    def listening(likelihood, x_lengths, y_lengths):
+        drawn.append(likelihood)
+        return inner(likelihood, x_lengths, y_lengths)
+
+    def plain(*given):
+        return 0 * likely(*given)
+
+    inner, likely = model.monotonic_alignment, model.gaussian_log_likelihood
+    monkeypatch.setattr(model, "monotonic_alignment", listening)
+    monkeypatch.setattr(model, "gaussian_log_likelihood", plain)
+    brain = functools.partial(VoiceBrain, warm_up=4)
+    engine(tmp_path, epochs=3, brain=brain).run()
+    training = drawn[1:-1]  # before and after, the test set
+    guide = model.diagonal_guide(torch.tensor([9, 9]), torch.tensor([112, 112]), 9, 112)
+    expected = [guide, 0.75 * guide, 0.5 * guide, 0.25 * guide, 0 * guide, 0 * guide]
+    assert len(training) == 6
+    assert all(map(torch.allclose, training, expected))
+
+
+def test_the_ramp_of_timbre_begins_where_the_warm_up_ends(tmp_path, monkeypatch):
+    heard, inner = [], voice.timbre_loss
+
+    def listening(judge, text, speech, mask, strength, normalise):
+        heard.append(strength)
+        return inner(judge, text, speech, mask, strength, normalise)
+
+    monkeypatch.setattr(voice, "timbre_loss", listening)
+    engine(tmp_path, epochs=3, brain=functools.partial(VoiceBrain, warm_up=3, timbre_ramp=2)).run()
+    assert heard == [0.5, 1.0, 1.0]

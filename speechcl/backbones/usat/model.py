@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from speechcl.backbones.usat.alignment import (
+    diagonal_guide,
     expand,
     gaussian_log_likelihood,
     monotonic_alignment,
@@ -311,6 +312,7 @@ class USAT(nn.Module):
         reference: Tensor,
         reference_samples: Tensor,
         slice_frames: int = 32,
+        guide: float = 0.0,
     ) -> VoiceStep:
         """Do all of a training step but the losses.
 
@@ -324,6 +326,8 @@ class USAT(nn.Module):
             Another utterance of each speaker.
         slice_frames : int
             Frames of a random slice that is decoded.
+        guide : float
+            Weight of ``diagonal_guide`` in the alignment.
 
         Returns
         -------
@@ -336,14 +340,21 @@ class USAT(nn.Module):
         """
         latents = self.encode(waveform, samples)
         speakers = self._speakers(latents, self.encode(reference, reference_samples))
-        aligned = self.align(ids, id_lengths, latents, speakers.first)
+        aligned = self.align(ids, id_lengths, latents, speakers.first, guide)
         starts = _starts(latents.frames, slice_frames)
         part = _slices(latents.z, starts, slice_frames)
         part_mask = _slices(latents.mask, starts, slice_frames)
         decoded = self.decoder(self.memory(part, part_mask))
         return VoiceStep(latents, speakers, aligned, decoded, starts)
 
-    def align(self, ids: Tensor, id_lengths: Tensor, latents: Latents, speaker: Tensor) -> Aligned:
+    def align(
+        self,
+        ids: Tensor,
+        id_lengths: Tensor,
+        latents: Latents,
+        speaker: Tensor,
+        guide: float = 0.0,
+    ) -> Aligned:
         """Set a text beside speech, for a speaker's vectors (batch, size).
 
         Returns
@@ -359,6 +370,9 @@ class USAT(nn.Module):
         timbre_free = self.flow.remove_timbre(latents.z, latents.mask, speaker)
         with torch.no_grad():
             likelihood = gaussian_log_likelihood(timbre_free, mean, log_scale)
+            if guide:
+                shape = likelihood.shape[1:]
+                likelihood += guide * diagonal_guide(id_lengths, latents.frames, *shape)
             durations = monotonic_alignment(likelihood, id_lengths, latents.frames)
         total = self.durations.loss(h, mask, durations[:, None], speaker)
         frames = latents.z.shape[2]

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from speechcl.backbones.usat import alignment
 from speechcl.backbones.usat.alignment import (
+    diagonal_guide,
     expand,
     gaussian_log_likelihood,
     monotonic_alignment,
@@ -200,3 +201,20 @@ def test_likelihood_is_in_float32_inside_of_autocast():
         halved = gaussian_log_likelihood(*(part.bfloat16() for part in parts))
     assert torch.equal(found, gaussian_log_likelihood(*parts))
     assert halved.dtype == torch.float32
+
+
+def test_the_guide_is_a_bell_around_the_diagonal():
+    x_lengths, y_lengths, width = [3, 2], [4, 7], 0.2
+    guide = diagonal_guide(torch.tensor(x_lengths), torch.tensor(y_lengths), 4, 7, width)
+    assert guide.shape == (2, 4, 7)
+    assert guide.mT.is_contiguous(), "as the search reads it"
+    for item, (phonemes, frames) in enumerate(zip(x_lengths, y_lengths, strict=True)):
+        for x in range(phonemes):
+            for y in range(frames):
+                away = ((x + 0.5) / phonemes - (y + 0.5) / frames) / width
+                assert guide[item, x, y] == pytest.approx(-away * away / 2, abs=1e-6)
+
+
+def test_alone_the_guide_gives_every_phoneme_as_long():
+    lengths = torch.tensor([4]), torch.tensor([12])
+    assert monotonic_alignment(diagonal_guide(*lengths, 4, 12), *lengths).tolist() == [[3] * 4]
