@@ -201,7 +201,11 @@ def _check_settings(folder: Path, settings: str) -> None:
     if not file.is_file():
         return
     old, new = (
-        [line for line in text.splitlines() if not line.startswith("workers:")]
+        [
+            line
+            for line in text.splitlines()
+            if not line.strip().startswith(("workers:", "loaders:"))
+        ]
         for text in (file.read_text(encoding="utf-8"), settings)
     )
     if old != new:

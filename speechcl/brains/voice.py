@@ -88,6 +88,19 @@ class Judges(nn.Module):
         return of_scores, of_maps
 
 
+def new_voice(preset: str, start: str | None = None) -> USAT:
+    """Return a voice model to train: of a preset, or the one in a folder to go on from.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path") / "model"
+    >>> new_voice("usat_tiny").save(folder)
+    >>> new_voice("usat_base", str(folder)).config.rate_hz
+    16000
+    """
+    return USAT(preset) if start is None else USAT.from_pretrained(start)
+
+
 def voice_modules(model: USAT) -> dict[str, nn.Module]:
     """Return what a voice model is trained with: the model, the judge of timbre, the others.
 

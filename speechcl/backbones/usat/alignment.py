@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,8 +20,8 @@ if TYPE_CHECKING:
 def monotonic_alignment(log_likelihood: Tensor, x_lengths: Tensor, y_lengths: Tensor) -> Tensor:
     """Find the durations under which the frames are likeliest, phonemes in order, none left out.
 
-    On the CPU a compiled loop does it (numba), elsewhere one over frames, over all phonemes and
-    items at once. Among equally likely ways a frame stays with the later phoneme.
+    A compiled loop does it (numba), on the CPU wherever the tensors are. Among equally likely ways
+    a frame stays with the later phoneme.
 
     Arguments
     ---------
@@ -55,10 +54,11 @@ def monotonic_alignment(log_likelihood: Tensor, x_lengths: Tensor, y_lengths: Te
     """
     _check_lengths(log_likelihood, x_lengths, y_lengths)
     by_frame = log_likelihood.detach().float().transpose(1, 2).contiguous()
-    if by_frame.device.type != "cpu":
-        return _search_by_frame(by_frame, x_lengths, y_lengths)
+    if by_frame.is_cuda:  # pinned, it comes ten times as fast
+        by_frame = torch.empty(by_frame.shape, pin_memory=True).copy_(by_frame)
     x_array, y_array = (lengths.cpu().long().numpy() for lengths in (x_lengths, y_lengths))
-    return torch.from_numpy(_compiled()(by_frame.numpy(), x_array, y_array))
+    durations = _compiled()(by_frame.numpy(), x_array, y_array)
+    return torch.from_numpy(durations).to(log_likelihood.device)
 
 
 def expand(x: Tensor, durations: Tensor, frames: int) -> Tensor:
@@ -186,32 +186,6 @@ def _check_lengths(log_likelihood: Tensor, x_lengths: Tensor, y_lengths: Tensor)
     )
 
 
-def _search_by_frame(log_likelihood: Tensor, x_lengths: Tensor, y_lengths: Tensor) -> Tensor:
-    """Return durations for (batch, frames, phonemes), all items and phonemes of a frame at once."""
-    frames, phonemes = log_likelihood.shape[1:]
-    x_lengths, y_lengths = x_lengths.to(log_likelihood.device), y_lengths.to(log_likelihood.device)
-    # The best sum that ends at a frame and phoneme, (frames, batch, 1 + phonemes): nothing is
-    # before the first phoneme, and the first frame is of the first phoneme.
-    best = functional.pad(log_likelihood.transpose(0, 1), (1, 0), value=-torch.inf)
-    best[0, :, 2:] = -torch.inf
-    for frame in range(1, frames):
-        best[frame, :, 1:] += torch.maximum(best[frame - 1, :, :-1], best[frame - 1, :, 1:])
-    moved = best[:-1, :, :-1] > best[:-1, :, 1:]  # into this phoneme, with the next frame
-    frame_before = torch.arange(frames - 1, device=best.device)[:, None, None]
-    phoneme = torch.arange(phonemes, device=best.device)
-    moved |= phoneme == frame_before + 1  # also where values are not finite: no phoneme left out
-    moved &= frame_before + 1 < y_lengths[:, None]
-    steps = moved.to(torch.uint8)
-    at = x_lengths.long()[:, None] - 1
-    path = [at]  # from the last frame to the first
-    for frame in range(frames - 2, -1, -1):
-        at = at - steps[frame].gather(1, at)
-        path.append(at)
-    real = torch.arange(frames - 1, -1, -1, device=best.device) < y_lengths[:, None]
-    durations = torch.zeros(len(x_lengths), phonemes, dtype=torch.int64, device=best.device)
-    return durations.scatter_add_(1, torch.cat(path, dim=1), real.long())
-
-
 @cache
 def _compiled() -> Search:
     """Return the search as machine code; kept on disk, so that only the first process compiles."""
@@ -223,7 +197,9 @@ def _compiled() -> Search:
         batch, frames, phonemes = log_likelihood.shape
         durations = np.zeros((batch, phonemes), dtype=np.int64)
         moved = np.empty((frames, phonemes), dtype=np.bool_)
-        best = np.empty((2, phonemes + 1), dtype=np.float32)  # as above, of the last two frames
+        # The best sum that ends at a phoneme and one of the last two frames; nothing is before the
+        # first phoneme.
+        best = np.empty((2, phonemes + 1), dtype=np.float32)
         for item in range(batch):
             last_x, last_y = x_lengths[item], y_lengths[item]
             best[:] = -np.inf

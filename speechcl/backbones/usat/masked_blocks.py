@@ -68,10 +68,11 @@ def batch_norm(norm: nn.BatchNorm1d, x: Tensor, mask: Tensor) -> Tensor:
     """
     if not norm.training:
         return norm(x) * mask
-    there, frames = mask[:, 0] > 0, x.transpose(1, 2)
-    normalised = torch.zeros_like(frames)
-    normalised[there] = norm(frames[there])  # (frames of all items, channels)
-    return normalised.transpose(1, 2)
+    frames = x.transpose(1, 2).flatten(0, 1)  # of all items, (batch * time, channels)
+    there = mask.flatten().nonzero()[:, 0]  # found once: a GPU waits for it
+    normalised = norm(frames.index_select(0, there))
+    placed = normalised.new_zeros(frames.shape).index_copy(0, there, normalised)
+    return placed.view(len(x), x.shape[2], -1).transpose(1, 2)
 
 
 def tdnn(block: TDNNBlock, x: Tensor, mask: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from speechcl.data.voice_corpora.common import accent_name, keep_spoken, log_lef
 ADAPT = "adapt"
 SPLITS = ("train", "valid", "test", ADAPT, "")
 _TABLE = "metadata.csv"
+_NOTED = {"split", "age"}
 
 Path_ = str | os.PathLike
 
@@ -38,8 +39,8 @@ def read_own_speech(source: Path_ | Iterable[Path_], adapt: bool = False) -> lis
     Returns
     -------
     list of dict
-        Manifest rows. ``split`` is what a table says, else empty; where a corpus has clips for
-        ``valid`` and none for ``test``, those are for ``test``.
+        Manifest rows, with ``age`` where a pack has it. ``split`` is what a table says, else empty;
+        where a corpus has clips for ``valid`` and none for ``test``, those are for ``test``.
 
     Raises
     ------
@@ -58,7 +59,9 @@ def read_own_speech(source: Path_ | Iterable[Path_], adapt: bool = False) -> lis
     """
     sources = [source] if isinstance(source, str | os.PathLike) else list(source)
     found = scan_folder(sources)
-    notes = {wav: note for one in sources for wav, note in _notes(Path(one).absolute())}
+    # as the scan names them: a link keeps its name, ".." goes
+    tables = [Path(os.path.abspath(one)) for one in sources]  # noqa: PTH100
+    notes = {wav: note for one in tables for wav, note in _notes(one)}
     rows = []
     for row in found:
         row = {"text": "", **row, "split": "", **notes.get(row["wav"], {})}
@@ -97,7 +100,10 @@ def _notes(source: Path) -> Iterator[tuple[str, Row]]:
             yield from _lines_of_ljspeech(table)
         elif "split" in columns and "path" in columns:
             for entry in read_table(table):
-                yield str(table.parent / entry["path"]), {"split": entry["split"]}
+                yield (
+                    str(table.parent / entry["path"]),
+                    {name: entry[name] for name in _NOTED & {*columns}},
+                )
         elif "split" in columns and "wav" in columns:
             for row in read_manifest(table, check=False):
                 yield row["wav"], {"split": row["split"]}

@@ -7,7 +7,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speechcl.backbones.usat import alignment
 from speechcl.backbones.usat.alignment import (
     diagonal_guide,
     expand,
@@ -16,14 +15,6 @@ from speechcl.backbones.usat.alignment import (
 )
 
 X_LENGTHS, Y_LENGTHS = torch.tensor([5, 1, 3, 4, 2]), torch.tensor([8, 6, 3, 5, 7])
-
-
-def by_frame(log_likelihood, x_lengths, y_lengths):
-    """What other devices than the CPU run."""
-    return alignment._search_by_frame(log_likelihood.mT.contiguous(), x_lengths, y_lengths)
-
-
-SEARCHES = pytest.mark.parametrize("search", [monotonic_alignment, by_frame])
 
 
 def every_way(phonemes, frames):
@@ -45,38 +36,33 @@ def best_way(log_likelihood, phonemes, frames):
     return max(every_way(phonemes, frames), key=lambda way: score(log_likelihood, way))
 
 
-@SEARCHES
 @pytest.mark.parametrize("seed", range(8))
-def test_no_way_is_likelier(search, seed):
+def test_no_way_is_likelier(seed):
     values = torch.randn(5, 5, 8, generator=torch.Generator().manual_seed(seed))
-    found = search(values, X_LENGTHS, Y_LENGTHS)
+    found = monotonic_alignment(values, X_LENGTHS, Y_LENGTHS)
     assert found.dtype == torch.int64
     for item, (x, y) in enumerate(zip(X_LENGTHS.tolist(), Y_LENGTHS.tolist(), strict=True)):
         assert found[item, :x].tolist() == best_way(values[item], x, y)
         assert found[item, x:].eq(0).all()
 
 
-@SEARCHES
 @pytest.mark.parametrize("seed", range(4))
-def test_among_equal_ways_one_of_the_best_is_found(search, seed):
+def test_among_equal_ways_one_of_the_best_is_found(seed):
     values = torch.randint(-1, 2, (5, 5, 8), generator=torch.Generator().manual_seed(seed)).float()
-    found = search(values, X_LENGTHS, Y_LENGTHS)
+    found = monotonic_alignment(values, X_LENGTHS, Y_LENGTHS)
     assert torch.equal(found, monotonic_alignment(values, X_LENGTHS, Y_LENGTHS))
     for item, (x, y) in enumerate(zip(X_LENGTHS.tolist(), Y_LENGTHS.tolist(), strict=True)):
         way = found[item, :x].tolist()
         assert score(values[item], way) == score(values[item], best_way(values[item], x, y))
 
 
-@SEARCHES
-def test_where_all_is_alike_the_last_phoneme_lasts(search):
-    assert search(torch.zeros(1, 3, 6), torch.tensor([3]), torch.tensor([6])).tolist() == [
-        [1, 1, 4]
-    ]
+def test_where_all_is_alike_the_last_phoneme_lasts():
+    found = monotonic_alignment(torch.zeros(1, 3, 6), torch.tensor([3]), torch.tensor([6]))
+    assert found.tolist() == [[1, 1, 4]]
 
 
-@SEARCHES
 @pytest.mark.parametrize("whole", [False, True])
-def test_a_peer_finds_the_same(search, whole):
+def test_a_peer_finds_the_same(whole):
     peer = pytest.importorskip("monotonic_alignment_search")
     torch.manual_seed(0)
     values = torch.randn(6, 40, 90)
@@ -90,7 +76,7 @@ def test_a_peer_finds_the_same(search, whole):
         torch.arange(90) < y_lengths[:, None, None]
     )
     path = peer.maximum_path(values, mask.float())
-    assert torch.equal(search(values, x_lengths, y_lengths), path.sum(2).long())
+    assert torch.equal(monotonic_alignment(values, x_lengths, y_lengths), path.sum(2).long())
 
 
 @given(seed=st.integers(0, 9999), batch=st.integers(1, 4), data=st.data())
@@ -103,28 +89,25 @@ def test_each_frame_has_one_phoneme_and_each_phoneme_a_frame(seed, batch, data):
     values = torch.randn(batch, phonemes, frames, generator=torch.Generator().manual_seed(seed))
     lengths = torch.tensor(x_lengths), torch.tensor(y_lengths)
     found = monotonic_alignment(values, *lengths)
-    assert torch.equal(found, by_frame(values, *lengths))
     assert found.sum(1).tolist() == y_lengths
     assert torch.equal(found > 0, torch.arange(phonemes) < lengths[0][:, None])
 
 
-@SEARCHES
 @pytest.mark.parametrize("rubbish", [1e4, float("inf"), float("nan")])
-def test_padding_changes_nothing(search, rubbish):
+def test_padding_changes_nothing(rubbish):
     torch.manual_seed(0)
     values = torch.randn(5, 5, 8)
     padded = values.clone()
     for item, (x, y) in enumerate(zip(X_LENGTHS, Y_LENGTHS, strict=True)):
         padded[item, x:] = rubbish
         padded[item, :, y:] = rubbish
-    found = search(padded, X_LENGTHS, Y_LENGTHS)
-    assert torch.equal(found, search(values, X_LENGTHS, Y_LENGTHS))
+    found = monotonic_alignment(padded, X_LENGTHS, Y_LENGTHS)
+    assert torch.equal(found, monotonic_alignment(values, X_LENGTHS, Y_LENGTHS))
 
 
-@SEARCHES
 @pytest.mark.parametrize("value", [float("-inf"), float("inf"), float("nan")])
-def test_a_model_that_has_burst_still_gets_durations(search, value):
-    found = search(torch.full((5, 5, 8), value), X_LENGTHS, Y_LENGTHS)
+def test_a_model_that_has_burst_still_gets_durations(value):
+    found = monotonic_alignment(torch.full((5, 5, 8), value), X_LENGTHS, Y_LENGTHS)
     assert found.sum(1).tolist() == Y_LENGTHS.tolist()
     assert torch.equal(found > 0, torch.arange(5) < X_LENGTHS[:, None])
 

@@ -51,6 +51,13 @@ def test_a_pack_says_text_split_and_accent(tmp_path):
     assert rows[0]["text"] == "Well, yes."
 
 
+def test_a_pack_named_from_beside_it_keeps_its_splits(tmp_path, monkeypatch):
+    pack(tmp_path / "pack", ("ann", "train"), ("ben", "adapt"))
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    assert found(read_own_speech("../pack"), "speaker", "split") == [("ann", "train")]
+
+
 def test_packs_without_a_split_are_read_too(tmp_path):
     files = {"metadata.csv": "id,path,speaker,text\na,a.wav,ann,Hello.\n", "a.wav": None}
     rows = read_own_speech(trees.write_tree(tmp_path / "pack", files))
