@@ -51,12 +51,16 @@ def phonemes(text: str, voice: str = "en-us") -> str:
     ------
     ValueError
         If the text holds nothing to say.
+    TypeError
+        If it is no text.
 
     Example
     -------
     >>> phonemes("Well, it is 1984!")
     'wˈɛl, ɪɾ ɪz nˈaɪntiːn ˈeɪɾi fˈɔːɹ!'
     """
+    if not isinstance(text, str):
+        raise TypeError(f"text is {text!r}: give what is to be said as a str")
     # espeak-ng drops punctuation, so it is given what lies between, and the marks are put back
     parts = _BREAK.split(spell_out(_DASH.sub("—", _composed(text))))
     said = []

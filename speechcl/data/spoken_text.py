@@ -36,7 +36,13 @@ _ABBREVIATIONS = {
     "approx": "approximately",
     "dept": "department",
 }
+_ABBREVIATIONS |= {name.upper(): said for name, said in _ABBREVIATIONS.items() if name.isalpha()}
 _NAMES = "|".join(re.escape(name) for name in _ABBREVIATIONS)
+# Words that begin a sentence far more often than a name: a full stop before them is one.
+_OPENERS = (
+    r"(?:A|An|And|At|But|He|How|I|If|In|It|No|On|She|So|That|The|Then|There|They|This|We|What"
+    r"|When|Where|Who|Why|Yes|You)\b(?!\.)"
+)
 _UNITS = {
     "km": "kilometres",
     "cm": "centimetres",
@@ -83,12 +89,16 @@ def spell_out(text: str) -> str:
     >>> spell_out("No. 5, open 10-12; the 1990s")
     'number 5, open 10 to 12; the nineteen nineties'
     """
+    text = re.sub(rf"([$£€])({_NUMBER})[-–](?={_NUMBER})", r"\2 to \1", text)
+    text = re.sub(r"\b(\d{3})-(0\d{3})\b", _digits, text)  # of a telephone; no range begins by 0
     text = re.sub(rf"([$£€])({_NUMBER})(?:\.(\d+))?(?:({_SHORT})\b| ({_LONG})\b)?", _money, text)
+    text = re.sub(rf"(?<=[a-z] )St\.(?= {_OPENERS})", "street.", text)
     text = re.sub(r"\bSt\.(?= [A-Z])", "saint", text)
+    text = re.sub(r"\b([A-Z][a-z]+ )Dr\.(?! [A-Z])", rf"\1drive{_END}", text)
     text = re.sub(r"(?<=\w )St\.", f"street{_END}", text)
     text = re.sub(r"\b[Nn]o\. (?=\d)", "number ", text)
     text = re.sub(rf"\b({_NAMES})\.", lambda m: _ABBREVIATIONS[m[1]] + _END, text)
-    text = re.sub(r"\b([A-Z])\.(?= [A-Z])", r"\1", text)  # initials
+    text = re.sub(rf"\b([A-Z])\.(?= [A-Z])(?! {_OPENERS})", r"\1", text)  # initials
     text = re.sub(
         rf"(?<=\d) ?({'|'.join(_UNITS)})\b(\.?)",
         lambda m: f" {_UNITS[m[1]]}{_END if m[2] else ''}",
@@ -113,6 +123,10 @@ def _money(match: re.Match) -> str:
     if whole == "0":
         return f"{int(parts)} {cent if int(parts) == 1 else _plural(cent)}"
     return f"{said} {int(parts)}"
+
+
+def _digits(match: re.Match) -> str:
+    return ", ".join(" ".join(group) for group in match.groups())
 
 
 def _plural(word: str) -> str:

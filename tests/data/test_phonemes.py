@@ -69,3 +69,8 @@ def test_other_symbols_are_refused(symbols):
 @pytest.mark.parametrize("text", ["Schadenfreude, naïve café", "你好 hello", "Ω 5 µm", "🙂 hi"])
 def test_whatever_is_said_has_numbers(text):
     assert numbers(phonemes(text))
+
+
+def test_what_is_no_text_is_refused():
+    with pytest.raises(TypeError, match="text is None: give what is to be said"):
+        phonemes(None)

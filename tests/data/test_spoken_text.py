@@ -29,6 +29,13 @@ from speechcl.data.spoken_text import spell_out
         ("kg and Col and most", "kg and Col and most"),
         ("Mr. J. R. Ray, e.g. Dr. X, etc.", "mister J R Ray, for example doctor X, et cetera."),
         ("the U.S.A. and the U.K.", "the U.S.A. and the U.K."),
+        ("He is on Main St. The end.", "He is on Main street. The end."),
+        ("St. Mary's, 5 Elm St., or Oak Dr. 5", "saint Mary's, 5 Elm street, or Oak drive 5"),
+        ("Ask Dr. Lee or the Dr. himself", "Ask doctor Lee or the doctor himself"),
+        ("It was I. Then J. I. Ray and A. A. Li came.", "It was I. Then J I Ray and A A Li came."),
+        ("Call 555-0199.", "Call 5 5 5, 0 1 9 9."),
+        ("for $5-10 or £1,000–2,000", "for 5 to 10 dollars or 1,000 to 2,000 pounds"),
+        ("MR. RAY, MRS. LI AND DR. NG", "mister RAY, missus LI AND doctor NG"),
         ("", ""),
     ],
 )
