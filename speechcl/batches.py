@@ -2,24 +2,61 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.utils import _pytree as pytree
 
 from speechcl.parallel import world
 
 
-def join(*batches: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Put the items of several batches into one.
+def join(*batches: dict[str, Tensor], padded: bool = False) -> dict[str, Tensor]:
+    """Put the items of several batches into one; if ``padded``, zeros follow shorter ones.
 
     Example
     -------
     >>> join({"label": torch.tensor([0])}, {"label": torch.tensor([1, 1])})
     {'label': tensor([0, 1, 1])}
+    >>> join({"ids": torch.tensor([[1, 2]])}, {"ids": torch.tensor([[3]])}, padded=True)
+    {'ids': tensor([[1, 2],
+            [3, 0]])}
     """
-    return {name: torch.cat([one[name] for one in batches]) for name in batches[0]}
+    joined = {}
+    for name in batches[0]:
+        parts = [one[name] for one in batches]
+        if padded:
+            shape = longest(*(part.shape[1:] for part in parts))
+            parts = [pad(part, shape) for part in parts]
+        joined[name] = torch.cat(parts)
+    return joined
+
+
+def longest(*shapes: Sequence[int]) -> list[int]:
+    """Return the smallest shape into which all of these fit.
+
+    Example
+    -------
+    >>> longest([2, 5], [3, 4])
+    [3, 5]
+    """
+    return [max(sizes) for sizes in zip(*shapes, strict=True)]
+
+
+def pad(items: Tensor, shape: Sequence[int]) -> Tensor:
+    """Bring items (batch, ...) to a shape (batch, *shape), zeros behind them.
+
+    Example
+    -------
+    >>> pad(torch.ones(1, 2), [3])
+    tensor([[1., 1., 0.]])
+    """
+    if list(items.shape[1:]) == list(shape):
+        return items
+    missing = [wanted - there for wanted, there in zip(shape, items.shape[1:], strict=True)]
+    return functional.pad(items, [one for size in reversed(missing) for one in (0, size)])
 
 
 def size(batch: dict[str, Tensor]) -> int:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy
@@ -14,6 +17,7 @@ from speechbrain.utils.distributed import if_main_process
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from speechcl.checkpoints import RandomState, seed_everything
 from speechcl.method import Method, Step
 from speechcl.parallel import share, world
 from speechcl.task import Task
@@ -46,6 +50,8 @@ class ContinualBrain(sb.Brain):
         parameter group sets as ``lr``, or the optimizer's own times the group's ``lr_scale``.
     tasks : int
         Length of the stream, for the progress bar.
+    folder : Path, optional
+        Where to leave what people may want to look at while it trains.
     on_start, after_epoch : Callable
         Called when a fresh fit is ready to train, and with ``("train" or "valid", epoch, loss)``
         after each epoch.
@@ -63,19 +69,21 @@ class ContinualBrain(sb.Brain):
         planned_steps: int = 0,
         schedule: str = "constant",
         tasks: int = 1,
+        folder: Path | None = None,
         on_start: Callable[[], None] | None = None,
         after_epoch: Callable[[str, int, float], None] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(modules=raw, **kwargs)
         self.task, self.method, self.raw = task, method, raw
-        self.planned_steps, self.tasks = planned_steps, tasks
+        self.planned_steps, self.tasks, self.folder = planned_steps, tasks, folder
         self.schedule = SCHEDULES[schedule]
         self.on_start, self.after_epoch = on_start, after_epoch
         self.now: Step
         self.bar: tqdm | None = None
         self.scores: list[Tensor] = []
         self.epoch_begins = True
+        self.clipped: dict[str, list[Tensor]] = defaultdict(list)  # clipped together
         self.train_set: Any = None  # told which epoch it is, if it wants to know
 
     # ---- what a problem brain adds
@@ -107,7 +115,7 @@ class ContinualBrain(sb.Brain):
         """Move the tensors of a dictionary to the brain's device."""
         if self.device == "cpu":
             return batch
-        return {key: value.to(self.device) for key, value in batch.items()}
+        return {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
 
     def learners(self) -> nn.ModuleDict:
         """Return the modules that the method may train; all, but for those of an adversary."""
@@ -149,9 +157,10 @@ class ContinualBrain(sb.Brain):
         return loss
 
     def optimizers_step(self) -> None:
-        """Hooks, clipping over all parameters (SpeechBrain clips one group only), step."""
+        """Hooks, clipping over all groups (SpeechBrain clips the first only), step."""
         self.method.after_backward(self.now)
-        nn.utils.clip_grad_norm_(self.trained, self.max_grad_norm, foreach=True)
+        for parameters in self.clipped.values():
+            nn.utils.clip_grad_norm_(parameters, self.max_grad_norm, foreach=True)
         factor = self.schedule(self.now.index / max(self.planned_steps, 1))
         for group in self.optimizer.param_groups:
             group["lr"] = factor * group["full_lr"]
@@ -178,12 +187,13 @@ class ContinualBrain(sb.Brain):
         return avg_loss
 
     def init_optimizers(self) -> None:
-        """Give the optimizer what the method wants trained."""
+        """Give the optimizer what the method wants trained; groups of one ``clip`` share a norm."""
+        self.clipped.clear()
         groups = self.method.param_groups(self.learners())
         self.optimizer = self.opt_class(groups)
         for group in self.optimizer.param_groups:
             group["full_lr"] = group["lr"] * group.pop("lr_scale", 1.0)
-        self.trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+            self.clipped[group.pop("clip", "")] += group["params"]
         self.optimizers_dict = {"optimizer": self.optimizer}
         if self.checkpointer is not None:
             self.checkpointer.add_recoverable("optimizer", self.optimizer)
@@ -240,14 +250,39 @@ class ContinualBrain(sb.Brain):
         """Load nothing: the weights under test are those in memory."""
 
     def evaluate_batch(self, batch: Any, stage: sb.Stage) -> Tensor:
-        """Score the items of a test batch."""
+        """Score the items of a test batch; return the loss of another, always with like draws."""
         if stage is not sb.Stage.TEST:
-            return super().evaluate_batch(batch, stage)
+            with same_draws(self.step):
+                loss = super().evaluate_batch(self.to_device(batch), stage)
+            self.check_loss_isfinite(loss)
+            return loss
         batch = self.to_device(batch)
         with self.evaluation_ctx:
             outputs = self.compute_forward(batch, stage)
         self.scores.append(self.score(outputs, batch).detach().float().cpu())
         return torch.zeros(())
+
+
+@contextmanager
+def same_draws(seed: int) -> Iterator[None]:
+    """Draw what the seed says for a while, and leave all generators as they were.
+
+    Example
+    -------
+    >>> before = torch.get_rng_state()
+    >>> with same_draws(1):
+    ...     first = torch.rand(2)
+    >>> with same_draws(1):
+    ...     print(torch.equal(first, torch.rand(2)), torch.equal(before, torch.get_rng_state()))
+    True False
+    """
+    random = RandomState()
+    before = random.capture()
+    seed_everything(seed)
+    try:
+        yield
+    finally:
+        random.restore(before)
 
 
 def keep_frozen_in_eval(modules: nn.Module) -> None:

@@ -7,7 +7,7 @@ import logging
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from speechcl.checkpoints import (
     Stopwatch,
     seed_everything,
 )
+from speechcl.early_stopping import EarlyStopping
 from speechcl.method import Method
 from speechcl.metrics import continual_summary
 from speechcl.parallel import world
@@ -59,6 +60,9 @@ class Training:
         Inside an epoch SpeechBrain's ``--ckpt_interval_minutes`` or ``_steps`` decides.
     task_known : bool
         Whether the method is told which task a test item belongs to.
+    patience : int, optional
+        A task ends after so many epochs in a row without a smaller loss on its validation data,
+        and the weights of its best epoch are put back. A task without such data takes all epochs.
 
     Example
     -------
@@ -74,12 +78,17 @@ class Training:
     workers: int = 0
     checkpoint_interval_s: float = 30.0
     task_known: bool = False
+    patience: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse a training that would train nothing."""
         if self.epochs < 1 or self.batch_size < 1:
             raise ValueError(
                 f"epochs is {self.epochs} and batch_size {self.batch_size}: both must be at least 1"
+            )
+        if self.patience is not None and self.patience < 1:
+            raise ValueError(
+                f"patience is {self.patience}: wait for one epoch or more, or use null"
             )
         if self.schedule not in SCHEDULES:
             known = " or ".join(SCHEDULES)
@@ -296,7 +305,8 @@ class Engine:
         data = self.method.train_set(task, self.stream)
         make = getattr(data, "batches", None) or functools.partial(EpochBatches, len(data))  # type: ignore[arg-type]
         batches = make(self.training.batch_size, seed=self.training.seed * 1009 + task.index)
-        counter = EpochCounter(self.training.epochs)
+        valid = self._valid_set(task)
+        counter = self._counter(task, valid)
         keeper = self._keeper(task, seconds=watch.seconds)
         keeper.add_recoverables({"epoch": counter, "random": RandomState()})
         saved_at = Stopwatch()
@@ -309,7 +319,9 @@ class Engine:
 
         def after_epoch(stage: str, epoch: int, loss: float) -> None:
             self.folder.epoch(task.name, stage, epoch, loss)
-            if stage == "train":
+            if stage == "valid" and isinstance(counter, EarlyStopping):
+                counter.see(epoch, _agreed(loss))
+            if stage == ("train" if valid is None else "valid"):
                 keep(epoch)
 
         brain = self._brain(
@@ -318,6 +330,7 @@ class Engine:
             checkpointer=keeper,
             planned_steps=self.training.epochs * len(batches),
             schedule=self.training.schedule,
+            folder=self.folder.path / "examples",
             on_start=lambda: keep(None),
             after_epoch=after_epoch,
         )
@@ -327,12 +340,37 @@ class Engine:
             data,
             batch_sampler=batches,
             num_workers=self.training.workers,
+            pin_memory=self.device.type == "cuda",  # from pinned memory a GPU reads while it works
             collate_fn=getattr(data, "collate", None),
             generator=torch.Generator().manual_seed(batches.seed),
         )
-        valid = None if task.valid is None else self._loader(task.valid)
-        brain.fit(counter, loader, valid, progressbar=False)
+        held_out = None if valid is None else self._loader(valid)
+        brain.fit(counter, loader, held_out, progressbar=False)
         brain.close()
+        if isinstance(counter, EarlyStopping):
+            counter.put_back()
+            best, last = counter.best_epoch, counter.current
+            logger.info("%s: epoch %d of %d was the best", task.name, best, last)
+            self.folder.event("best_epoch", task=task.name, epoch=best, loss=counter.best_loss)
+
+    def _valid_set(self, task: Task) -> Dataset | None:
+        """Return what the method would train on, were validation data there to train on."""
+        if task.valid is None:
+            return None
+        held: list[Task] = []
+        for seen in self.stream[: task.index + 1]:
+            if seen.valid is not None:
+                held.append(replace(seen, index=len(held), train=seen.valid))
+        return self.method.train_set(held[-1], held)
+
+    def _counter(self, task: Task, valid: Dataset | None) -> EpochCounter:
+        epochs, patience = self.training.epochs, self.training.patience
+        if patience is None:
+            return EpochCounter(epochs)
+        if valid is None:
+            logger.info("%s has no validation data: it takes all %d epochs", task.name, epochs)
+            return EpochCounter(epochs)
+        return EarlyStopping(epochs, patience, self.modules)
 
     def _keeper(
         self,
@@ -380,13 +418,13 @@ def plain(data: Any) -> Any:
     return data.plain() if hasattr(data, "plain") else data
 
 
-def _agreed(decision: bool) -> bool:
-    """Return the main process's decision in every process."""
+def _agreed(value: Any) -> Any:
+    """Return the main process's value in every process."""
     if world()[1] == 1:
-        return decision
-    decisions = [decision]
-    distributed.broadcast_object_list(decisions, src=0)
-    return decisions[0]
+        return value
+    values = [value]
+    distributed.broadcast_object_list(values, src=0)
+    return values[0]
 
 
 def check_run_opts(run_opts: Any) -> dict[str, Any]:

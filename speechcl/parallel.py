@@ -68,7 +68,7 @@ def share(local_size: int, device: torch.device | str = "cpu") -> float:
     """Weight of a mean over this process's rows, so that averaging over processes is exact.
 
     DDP averages gradients over processes as if their batches were equally large; a mean over
-    ``local_size`` rows counts ``local_size * processes / global size``.
+    ``local_size`` rows counts ``local_size * processes / global size``; 1 where nobody has rows.
 
     Example
     -------
@@ -78,5 +78,5 @@ def share(local_size: int, device: torch.device | str = "cpu") -> float:
     processes = world()[1]
     if processes == 1:
         return 1.0
-    size = total(torch.tensor(float(local_size), device=device))
-    return local_size * processes / float(size)
+    size = float(total(torch.tensor(float(local_size), device=device)))
+    return local_size * processes / size if size else 1.0

@@ -17,6 +17,7 @@ from speechcl.backbones.usat.voices import list_voices, save_voice
 from speechcl.brains.enrolment import Enroller
 from speechcl.data.audio import write_audio
 from speechcl.data.packed import pack_audio
+from speechcl.data.pool import seed_for
 from speechcl.data.voice_corpora import (
     choose_speakers,
     deal_clips,
@@ -27,10 +28,12 @@ from speechcl.data.voice_corpora import (
 from speechcl.data.voice_corpora.common import log_left_out
 from speechcl.data.voices import VoiceSet
 from speechcl.experiment import Experiment
-from speechcl.task import make_stream
+from speechcl.task import Task, make_stream
 
 Row = Mapping[str, Any]
 Reader = Callable[..., list[dict[str, Any]]]
+
+_FEWEST_TO_HOLD_OUT_OF = 8
 
 
 def learn_corpus(
@@ -64,12 +67,63 @@ def enrol_corpus(
 ) -> Path:
     """Fit a trained voice model to the speakers of a corpus, see :func:`enrol_speakers`.
 
-    Arguments and result are those of :func:`learn_corpus`. Speakers without clips to train or to
-    test on are left out.
+    Arguments and result are those of :func:`learn_corpus`, and ``valid_share`` is one more
+    hyper-parameter, see :func:`hold_out`. Speakers without clips to train or to test on are left
+    out.
     """
-    config = read_config(experiment.hparams["base_folder"])
+    hparams = experiment.hparams
+    config = read_config(hparams["base_folder"])
     rows = _corpus_rows(experiment, read, config, options, in_both=True)
+    rows = hold_out(rows, hparams["valid_share"], hparams["data_seed"])
     return enrol_speakers(experiment, rows, about)
+
+
+def hold_out(rows: Sequence[Row], share: float, seed: int = 0) -> list[dict[str, Any]]:
+    """Hold a share of each speaker's training clips out, at least two, to stop training early.
+
+    Of a speaker with fewer than eight such clips none is held out.
+
+    Arguments
+    ---------
+    rows : Sequence
+        Manifest rows with ``ID``, ``speaker`` and ``split``.
+    share : float
+        From 0, for no clip at all, to below 1.
+    seed : int
+        The same seed, IDs and speakers give the same clips, in any order.
+
+    Returns
+    -------
+    list of dict
+        In the old order; the split of those held out is "valid".
+
+    Raises
+    ------
+    ValueError
+        If the share is out of range.
+
+    Example
+    -------
+    >>> rows = [{"ID": f"a{i}", "speaker": "a", "split": "train"} for i in range(8)]
+    >>> [row["split"] for row in hold_out(rows, 0.1)].count("valid")
+    2
+    >>> [row["split"] for row in hold_out(rows[1:], 0.1)].count("valid")
+    0
+    """
+    if not 0 <= share < 1:
+        raise ValueError(f"valid_share is {share}: set it to 0 or more, and below 1")
+    places_of: dict[str, list[int]] = {}
+    for place, row in enumerate(rows):
+        if row["split"] == "train":
+            places_of.setdefault(row["speaker"], []).append(place)
+    result = [dict(row) for row in rows]
+    for places in places_of.values():
+        if share and len(places) >= _FEWEST_TO_HOLD_OUT_OF:
+            places.sort(key=lambda place: seed_for(seed, rows[place]["ID"], "held out"))
+            count = min(max(2, round(share * len(places))), len(places) - 2)
+            for place in places[:count]:
+                result[place]["split"] = "valid"
+    return result
 
 
 def _corpus_rows(
@@ -140,10 +194,10 @@ def enrol_speakers(experiment: Experiment, rows: Sequence[Row], about: Mapping[s
     ---------
     experiment : Experiment
         Its hyper-parameters: ``base_folder``, of the model; ``detach_durations``, see ``Enroller``;
-        ``corpus_folder``.
+        ``corpus_folder``; ``together``, whether all speakers are one task instead.
     rows : Sequence
-        Manifest rows with ``speaker``, ``text`` and ``split``, "train" or "test". Speakers are
-        enrolled as they first appear.
+        Manifest rows with ``speaker``, ``text`` and ``split``, "train", "test", or "valid" for
+        clips that training is stopped by. Speakers are enrolled as they first appear.
     about : Mapping
         Further fields of results.json: recipe, notes.
 
@@ -156,26 +210,26 @@ def enrol_speakers(experiment: Experiment, rows: Sequence[Row], about: Mapping[s
     voice = USAT.from_pretrained(hparams["base_folder"])
     experiment.base["model"] = Enroller(voice, hparams["detach_durations"])
     every = _voice_set(experiment, rows, voice.config)
-    stream = []
-    for speaker in dict.fromkeys(row["speaker"] for row in rows):
-        train, test = (
-            every.subset(
-                [
-                    place
-                    for place, row in enumerate(every.rows)
-                    if row["speaker"] == speaker and row["split"] == split
-                ]
-            )
-            for split in ("train", "test")
-        )
-        stream.append((speaker, train, test.plain()))
-    run = experiment.run(make_stream(stream), about)
+    speakers = list(dict.fromkeys(row["speaker"] for row in rows))
+    groups = {"everybody": speakers} if hparams["together"] else {name: [name] for name in speakers}
+    stream = [_task(every, k, name, group) for k, (name, group) in enumerate(groups.items())]
+    run = experiment.run(stream, about)
     if if_main_process():
         for name in list_voices(voice):
             file = run / "voices" / f"{_plain(name)}.safetensors"
             if not file.exists():
                 save_voice(voice, name, file)
     return run
+
+
+def _task(every: VoiceSet, index: int, name: str, speakers: Sequence[str]) -> Task:
+    places: dict[str, list[int]] = {"train": [], "valid": [], "test": []}
+    for place, row in enumerate(every.rows):
+        if row["speaker"] in speakers:
+            places[row["split"]].append(place)
+    train, test = every.subset(places["train"]), every.subset(places["test"]).plain()
+    valid = every.subset(places["valid"]).plain() if places["valid"] else None
+    return Task(index, name, train, valid, test)
 
 
 def _voice_set(experiment: Experiment, rows: Sequence[Row], config: VoiceConfig) -> VoiceSet:

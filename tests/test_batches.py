@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from speechcl import batches
-from speechcl.batches import join, my_rows, rows, size
+from speechcl.batches import join, my_rows, pad, rows, size
 
 
 def numbered(first, count):
@@ -70,3 +70,28 @@ def test_processes_share_items_evenly_and_in_order(count, processes):
     assert equal(join(*parts), whole)
     counts = [size(part) for part in parts]
     assert max(counts) - min(counts) <= 1
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 4), st.integers(1, 4)), min_size=1))
+def test_padded_batches_keep_their_items_with_zeros_behind(shapes):
+    parts = [{"x": torch.full(shape, float(k + 1))} for k, shape in enumerate(shapes)]
+    whole = join(*parts, padded=True)["x"]
+    start = 0
+    for part in parts:
+        count, *inner = part["x"].shape
+        item = whole[start : start + count]
+        assert torch.equal(item[:, : inner[0], : inner[1]], part["x"])
+        assert item.sum() == part["x"].sum()
+        start += count
+    assert whole.shape[1:] == tuple(max(sizes) for sizes in list(zip(*shapes, strict=True))[1:])
+
+
+def test_batches_of_one_shape_are_joined_alike_whether_padded_or_not():
+    parts = numbered(0, 2), numbered(2, 3)
+    assert equal(join(*parts), join(*parts, padded=True))
+    assert pad(parts[0]["features"], [3]) is parts[0]["features"]
+
+
+def test_unequal_shapes_are_refused_unless_padded():
+    with pytest.raises(RuntimeError, match="must match"):
+        join({"x": torch.ones(1, 2)}, {"x": torch.ones(1, 3)})

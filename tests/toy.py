@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -129,22 +130,28 @@ def toy_engine(
     model: nn.Module | None = None,
     clips: int = 120,
     batch_size: int = 32,
+    patience: int | None = None,
     **run_opts,
 ) -> Engine:
     torch.manual_seed(0)
     if model is None:
         model = ToyNet()
+    stream = toy_stream(tasks, clips)
+    if patience is not None:
+        held_out = [toy_clips(90 + k, 2.1 * k, clips=40) for k in range(tasks)]
+        stream = [replace(task, valid=held_out[task.index]) for task in stream]
     return Engine(
         brain=DetectionBrain,
         modules={"model": model},
         method=method,
-        stream=toy_stream(tasks, clips),
+        stream=stream,
         training=Training(
             functools.partial(torch.optim.SGD, lr=lr, momentum=0.9),
             epochs=epochs,
             batch_size=batch_size,
             seed=seed,
             checkpoint_interval_s=0.0,
+            patience=patience,
         ),
         folder=folder,
         run_opts={"noprogressbar": True, "device": "cpu", **run_opts},

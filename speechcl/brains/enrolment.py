@@ -1,7 +1,8 @@
-"""Enrolment: a trained voice model is fitted to a few recordings of one speaker after another."""
+"""Enrolment: a trained voice model is fitted to a few recordings of speakers it has not heard."""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import speechbrain as sb
@@ -12,6 +13,9 @@ from speechcl.backbones.usat.losses import kl_loss
 from speechcl.backbones.usat.model import USAT, Aligned, Latents, mask_of
 from speechcl.backbones.usat.voices import speaking
 from speechcl.brains.voice import SpeakingBrain
+from speechcl.data.pool import seed_for
+
+Chosen = str | dict[int, str] | None
 
 
 class Enroller(nn.Module):
@@ -28,8 +32,9 @@ class Enroller(nn.Module):
 
     Attributes
     ----------
-    chosen : str or None
-        The voice beside the base that speaks; none for that of each item's reference.
+    chosen : str, dict or None
+        The voice beside the base that speaks, or those of speakers by their numbers in a batch,
+        all in one pass; none for that of each item's reference.
 
     Example
     -------
@@ -40,8 +45,10 @@ class Enroller(nn.Module):
     def __init__(self, voice: USAT, detach_durations: bool = True) -> None:
         super().__init__()
         self.voice = voice
-        self.chosen: str | None = None
+        self.chosen: Chosen = None
         voice.durations.detach = detach_durations
+        for part in (voice.memory, voice.decoder):  # no sound is made, so that nothing moves them
+            part.requires_grad_(False)
 
     def train(self, mode: bool = True) -> Enroller:
         """Set the mode; a frozen base stays in evaluation mode."""
@@ -57,12 +64,13 @@ class Enroller(nn.Module):
         latents: Latents,
         reference: Tensor,
         reference_samples: Tensor,
+        speaker: Tensor | None = None,
     ) -> Aligned:
-        """Set texts beside latents of speech, see ``USAT.align``."""
+        """Set texts beside latents of speech, see ``USAT.align``; ``speaker`` are numbers."""
         if self.chosen is None:
-            speaker = self.voice.speaker(reference, reference_samples)
-            return self.voice.align(ids, id_lengths, latents, speaker)
-        with speaking(self.voice, self.chosen) as vectors:
+            vectors = self.voice.speaker(reference, reference_samples)
+            return self.voice.align(ids, id_lengths, latents, vectors)
+        with self._speaking(speaker) as vectors:
             return self.voice.align(ids, id_lengths, latents, vectors.expand(len(ids), -1))
 
     def retell(self, batch: Any) -> Tensor:
@@ -71,8 +79,15 @@ class Enroller(nn.Module):
         given = {name: batch[name] for name in names}
         if self.chosen is None:
             return self.voice.retell(**given)
-        with speaking(self.voice, self.chosen) as vectors:
+        with self._speaking(batch.get("speaker")) as vectors:
             return self.voice.retell(**given, speaker=vectors.expand(len(given["ids"]), -1))
+
+    def _speaking(self, speaker: Tensor | None) -> AbstractContextManager[Tensor]:
+        if isinstance(self.chosen, dict) and speaker is not None:
+            names = [self.chosen[number] for number in speaker.tolist()]
+            return speaking(self.voice, names, among=list(self.chosen.values()))
+        assert isinstance(self.chosen, str), "several speakers, but a batch does not tell them"
+        return speaking(self.voice, self.chosen)
 
 
 class EnrolmentBrain(SpeakingBrain):
@@ -105,20 +120,32 @@ class EnrolmentBrain(SpeakingBrain):
         """Return latents and text beside them; in tests the text as it is spoken."""
         if stage is sb.Stage.TEST:
             return self.raw["model"].retell(batch)  # type: ignore[operator, union-attr]
-        latents = self.latents(batch)
+        moment = self.now.index if stage is sb.Stage.TRAIN else "held out"
+        latents = self.latents(batch, moment)
         names = ("reference", "reference_samples")
         given = (batch["ids"], batch["id_lengths"], latents, *(batch[name] for name in names))
-        return latents, self.modules["model"](*given)
+        return latents, self.modules["model"](*given, batch.get("speaker"))
 
     def task_loss(self, outputs: Any, batch: Any, stage: sb.Stage) -> Tensor:
         """Return divergence and durations, unweighted."""
         latents, aligned = outputs
-        return aligned.duration_loss + kl_loss(
+        divergence = kl_loss(
             aligned.timbre_free, latents.log_scale, aligned.mean, aligned.log_scale, latents.mask
         )
+        if stage is not sb.Stage.TRAIN:
+            return divergence + aligned.duration_loss
+        items = len(batch["ids"])
+        of_frames = self.share_of(latents.frames, items)
+        return (
+            of_frames * divergence
+            + self.share_of(batch["id_lengths"], items) * aligned.duration_loss
+        )
 
-    def latents(self, batch: Any) -> Latents:
-        """Draw latents of clips; their distributions are remembered while they cannot change."""
+    def latents(self, batch: Any, moment: Any) -> Latents:
+        """Draw latents of clips; their distributions are remembered while they cannot change.
+
+        Then the noise of a clip depends on the clip and the moment alone, not on other clips.
+        """
         frozen = not next(self.voice.posterior.parameters()).requires_grad
         if not frozen or "clip" not in batch:
             return self.voice.encode(batch["waveform"], batch["samples"])
@@ -137,5 +164,11 @@ class EnrolmentBrain(SpeakingBrain):
         frames = batch["samples"] // self.voice.config.hop
         mask = mask_of(frames, mean.shape[1])
         mean, log_scale = (x.transpose(1, 2).contiguous() for x in (mean, log_scale))
-        z = (mean + torch.randn_like(mean) * log_scale.exp()) * mask
+        noise = torch.zeros_like(mean)
+        for one, clip, count in zip(noise, clips, frames.tolist(), strict=True):
+            seed = seed_for(torch.initial_seed(), moment, clip)
+            generator = torch.Generator(self.device).manual_seed(seed)
+            size = (len(one), count)
+            one[:, :count] = torch.randn(size, generator=generator, device=one.device)
+        z = (mean + noise * log_scale.exp()) * mask
         return Latents(z, mean, log_scale, mask, frames)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy
 import speechbrain as sb
 import torch
+from speechbrain.utils.distributed import if_main_process
 from torch import Tensor, nn
 
 from speechcl.backbones.usat.discriminators import (
@@ -30,7 +31,8 @@ from speechcl.backbones.usat.losses import (
 from speechcl.backbones.usat.model import USAT, Speakers, VoiceStep
 from speechcl.backbones.usat.presets import VoiceConfig
 from speechcl.backbones.usat.spectrogram import LogMelSpectrogram
-from speechcl.brain import ContinualBrain
+from speechcl.brain import ContinualBrain, same_draws
+from speechcl.brains.voice_examples import write_example
 from speechcl.parallel import share, world
 
 logger = logging.getLogger(__name__)
@@ -135,6 +137,17 @@ class SpeakingBrain(ContinualBrain):
         """The bare voice model."""
         raise NotImplementedError(f"{type(self).__name__} has no voice")
 
+    def _wrap_distributed(self) -> None:
+        """Wrap modules for several processes; on CPUs batch norms can share no statistics."""
+        if not self.distributed_launch or self.distributed_backend != "gloo":
+            super()._wrap_distributed()
+            return
+        for name, module in self.modules.items():
+            if any(p.requires_grad for p in module.parameters()):
+                self.modules[name] = nn.parallel.DistributedDataParallel(
+                    module, find_unused_parameters=self.find_unused_parameters
+                )
+
     def targets(self, batch: Any) -> Tensor:
         """Return the symbols, one row an utterance."""
         return batch["ids"]
@@ -154,6 +167,17 @@ class SpeakingBrain(ContinualBrain):
     def measure(self, scores: numpy.ndarray, dataset: Any) -> float:
         """Return the mean over items."""
         return float(scores.mean())
+
+    def share_of(self, counted: Tensor, items: int) -> float:
+        """Return what a mean over what is counted is to be multiplied by before it is averaged.
+
+        A loss is weighted by a process's share of the items; one that is a mean over frames or
+        symbols must be by its share of those.
+        """
+        if world()[1] == 1:
+            return 1.0
+        of_counted, of_items = (share(int(size), self.device) for size in (counted.sum(), items))
+        return of_counted / of_items
 
 
 class VoiceBrain(SpeakingBrain):
@@ -180,6 +204,9 @@ class VoiceBrain(SpeakingBrain):
         of the guide of alignments falls from 1 to 0.
     timbre_ramp : int
         Steps after those over which the reversed gradient grows to its full strength.
+    examples_every : int
+        Epochs after which the first text of the test data is spoken, for people to hear and see
+        (see ``write_example``), and after the first and the last epoch; 0 for never.
 
     Source
     ------
@@ -199,10 +226,11 @@ class VoiceBrain(SpeakingBrain):
         slice_frames: int = 32,
         warm_up: int = 0,
         timbre_ramp: int = 0,
+        examples_every: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.slice_frames = slice_frames
+        self.slice_frames, self.examples_every = slice_frames, examples_every
         self.warm_up, self.timbre_ramp = warm_up, timbre_ramp
         self.parts: dict[str, Tensor] = {}  # of the last step
         self.seen: dict[str, list[float]] = defaultdict(list)  # in this epoch, for the log
@@ -263,12 +291,26 @@ class VoiceBrain(SpeakingBrain):
             means = (f"{name} {numpy.mean(values):.3g}" for name, values in self.seen.items())
             logger.info("epoch %s: %s", epoch, ", ".join(means))
             self.seen.clear()
+            self._speak(epoch)
         super().on_stage_end(stage, stage_loss, epoch)
+
+    def _speak(self, epoch: int | None) -> None:
+        """Leave an example of what has been learnt; training goes on as if there were none."""
+        if not self.examples_every or epoch is None or self.folder is None:
+            return
+        last = self.optimizer_step == self.planned_steps
+        due = epoch == 1 or last or epoch % self.examples_every == 0
+        test: Any = self.task.test
+        if due and test is not None and if_main_process():
+            batch = self.to_device(test.__getitems__([0]))
+            self.voice.eval()  # the next stage sets the mode anew
+            with same_draws(0):
+                write_example(self.voice, self.mel, batch, self.folder / f"epoch_{epoch:04d}")
 
     def _train_judges(self, out: VoiceStep, batch: Any) -> None:
         real = self._real_slice(out, batch)
         sound, pairs, right = self.modules["judges"](real, out.decoded.float(), out.speakers)
-        loss = sound + pairs
+        loss = sound + self.share_of(out.speakers.valid, len(real)) * pairs
         if world()[1] > 1:
             loss = loss * share(len(real), loss.device)
         loss.backward()
@@ -286,10 +328,12 @@ class VoiceBrain(SpeakingBrain):
         divergence = kl_loss(
             aligned.timbre_free, latents.log_scale, aligned.mean, aligned.log_scale, latents.mask
         )
+        of_frames = self.share_of(latents.frames, len(real))
+        of_symbols = self.share_of(batch["id_lengths"], len(real))
         parts = {
             "mel": mel_loss(self.mel(real), self.mel(decoded)),
-            "kl": (_LEAST_KL + (1 - _LEAST_KL) * warmth) * divergence,
-            "durations": aligned.duration_loss,
+            "kl": of_frames * (_LEAST_KL + (1 - _LEAST_KL) * warmth) * divergence,
+            "durations": of_symbols * aligned.duration_loss,
         }
         if warmth == 1:
             parts |= self._judged(real, decoded, outputs)
@@ -310,9 +354,8 @@ class VoiceBrain(SpeakingBrain):
         return {
             "adversarial": adversarial_generator_loss(of_fake),
             "features": feature_matching_loss(real_maps, fake_maps),
-            "speaker": leakage_speaker_loss(
-                judges.leakage, speakers.first, speakers.second, speakers.valid
-            ),
+            "speaker": self.share_of(speakers.valid, len(real))
+            * leakage_speaker_loss(judges.leakage, speakers.first, speakers.second, speakers.valid),
             "timbre": timbre_loss(
                 self.modules["timbre"],
                 text,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from speechcl.batches import longest, pad
 from speechcl.memory.named_tensors import layout_of
 
 Items = dict[str, Tensor]
@@ -23,6 +24,9 @@ class Reservoir(nn.Module):
         How many items to keep.
     seed : int
         Decides the draws.
+    padded : bool
+        Whether items may differ in length: all are kept at the length of the longest that was
+        offered, with zeros behind. Items should say how long they are, as ``samples`` do.
 
     Source: Vitter, "Random sampling with a reservoir", 1985, algorithm R.
 
@@ -34,11 +38,11 @@ class Reservoir(nn.Module):
     (2, True)
     """
 
-    def __init__(self, capacity: int, seed: int = 0) -> None:
+    def __init__(self, capacity: int, seed: int = 0, padded: bool = False) -> None:
         super().__init__()
         if capacity < 1:
             raise ValueError(f"capacity is {capacity}: a reservoir keeps at least one item")
-        self.capacity, self.seed = capacity, seed
+        self.capacity, self.seed, self.padded = capacity, seed, padded
         self.counts: Tensor
         self.register_buffer("counts", torch.zeros(2, dtype=torch.int64))  # seen, draws
 
@@ -52,11 +56,15 @@ class Reservoir(nn.Module):
 
     def allocate(self, layout: dict) -> None:
         """Make room for items of a ``layout``; does nothing if it is there."""
+        kept = self._kept()
         for name, form in layout.items():
-            if name not in self._kept():
-                shape = (self.capacity, *form["shape"])
-                room = torch.zeros(shape, dtype=getattr(torch, form["dtype"]))
+            if name not in kept:
+                dtype = getattr(torch, form["dtype"])
+                room = torch.zeros(self.capacity, *form["shape"], dtype=dtype)
                 self.register_buffer(f"kept_{name}", room.to(self.counts.device))
+            elif self.padded:
+                wanted = longest(kept[name].shape[1:], form["shape"])
+                self.register_buffer(f"kept_{name}", pad(kept[name], wanted))
 
     @torch.no_grad()
     def add(self, items: Items) -> None:
@@ -64,7 +72,8 @@ class Reservoir(nn.Module):
         self.allocate(_rows_layout(items))
         slots, chosen = self._places(len(next(iter(items.values()))))
         for name, kept in self._kept().items():
-            kept[slots] = items[name][chosen.to(items[name].device)].to(kept.device)
+            new = items[name][chosen.to(items[name].device)].to(kept.device)
+            kept[slots] = pad(new, kept.shape[1:]) if self.padded else new
 
     def sample(self, count: int) -> Items:
         """Draw ``count`` kept items, without replacement; all of them if there are fewer."""

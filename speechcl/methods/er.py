@@ -29,6 +29,8 @@ class ER(Method):
         Remembered items a step, over all processes together.
     seed : int
         Decides what is kept and drawn.
+    padded : bool
+        Whether items may differ in length, see ``Reservoir``.
 
     Source: Chaudhry et al., "On tiny episodic memories in continual learning", 2019. Deviates: the
     memory is filled when a task ends, not while it is learnt, so that several epochs over the
@@ -40,12 +42,14 @@ class ER(Method):
     {'kept': {}}
     """
 
-    def __init__(self, capacity: int = 200, replay: int = 32, seed: int = 0) -> None:
+    def __init__(
+        self, capacity: int = 200, replay: int = 32, seed: int = 0, padded: bool = False
+    ) -> None:
         super().__init__()
         if replay < 1:
             raise ValueError(f"replay is {replay}: replay at least one item a step")
         self.replay = replay
-        self.memory = Reservoir(capacity, seed)
+        self.memory = Reservoir(capacity, seed, padded)
 
     def structure(self) -> dict:
         """Shapes and types of the kept items."""
@@ -59,7 +63,8 @@ class ER(Method):
         """Append remembered items to the batch."""
         if len(self.memory) == 0:
             return step.batch
-        return join(step.batch, my_rows(self.memory.sample(self.replay)))
+        remembered = my_rows(self.memory.sample(self.replay))
+        return join(step.batch, remembered, padded=self.memory.padded)
 
     def after_task(self, task: Task, engine: Engine) -> None:
         """Offer every item of the task to the memory."""

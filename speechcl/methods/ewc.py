@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from speechcl.batches import rows, size
-from speechcl.brain import ContinualBrain
+from speechcl.brain import ContinualBrain, same_draws
 from speechcl.methods.quadratic_penalty import QuadraticPenalty, trained
 from speechcl.parallel import total
 from speechcl.task import Task
@@ -23,8 +23,11 @@ class EWC(QuadraticPenalty):
     """Hold weights that the old tasks' answers hang on.
 
     The importance is the diagonal of the Fisher information, the expected square of the gradient
-    of ``log p(class | clip)`` over clips and the model's own classes. Earlier tasks' are summed,
-    with the anchor at the latest weights, so that memory does not grow with the tasks.
+    of ``log p(class | clip)`` over clips and the model's own classes. Where there are no classes
+    (a brain without ``logits``) it is the empirical Fisher information instead: the square of the
+    gradient of each clip's own loss, that is, of what was recorded, not of what the model would
+    say. Earlier tasks' are summed, with the anchor at the latest weights, so that memory does not
+    grow with the tasks.
 
     Arguments
     ---------
@@ -38,7 +41,8 @@ class EWC(QuadraticPenalty):
 
     Source: Kirkpatrick et al., "Overcoming catastrophic forgetting in neural networks", PNAS 2017,
     eq. 3; the running sum is online EWC, Schwarz et al., "Progress & compress", ICML 2018, eq. 9.
-    Deviates: the expectation over classes is computed, not sampled.
+    Deviates: the expectation over classes is computed, not sampled; without classes see Kunstner,
+    Balles, Hennig, "Limitations of the empirical Fisher approximation", NeurIPS 2019.
 
     Example
     -------
@@ -77,12 +81,24 @@ def add_fisher(brain: ContinualBrain, batch: Any, sums: dict[str, Tensor]) -> in
     """
     parameters = list(trained(brain.raw).values())
     for place in range(size(batch)):
+        item = rows(batch, slice(place, place + 1))
         with torch.enable_grad():  # collecting records none
-            outputs = brain.compute_forward(rows(batch, slice(place, place + 1)), sb.Stage.TEST)
-            log_p = brain.logits(outputs).log_softmax(dim=1)[0].unbind()
-        for one in log_p:
+            outcomes = _outcomes(brain, item)
+        for one, weight in outcomes:
             grads = torch.autograd.grad(one, parameters, retain_graph=True, allow_unused=True)
             for into, grad in zip(sums.values(), grads, strict=True):
                 if grad is not None:
-                    into.addcmul_(grad, grad * one.exp())
+                    into.addcmul_(grad, grad * weight)
     return size(batch)
+
+
+def _outcomes(brain: Any, item: Any) -> list[tuple[Tensor, Tensor]]:
+    """Return log-likelihoods of what may be true of a clip, and the weight of each."""
+    if hasattr(brain, "logits"):
+        outputs = brain.compute_forward(item, sb.Stage.TEST)
+        log_p = brain.logits(outputs).log_softmax(dim=1)[0].unbind()
+        return [(one, one.detach().exp()) for one in log_p]
+    with same_draws(0):
+        outputs = brain.compute_forward(item, sb.Stage.VALID)
+        loss = brain.task_loss(outputs, item, sb.Stage.VALID)
+    return [(loss, torch.ones_like(loss))]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from speechcl.backbones.usat.voices import (
     VECTOR,
@@ -16,7 +16,9 @@ from speechcl.backbones.usat.voices import (
     remove_voice,
     voice_tensors,
 )
-from speechcl.method import Method
+from speechcl.brains.enrolment import Chosen
+from speechcl.method import Method, Step
+from speechcl.parallel import gather
 from speechcl.task import Task
 
 if TYPE_CHECKING:
@@ -26,9 +28,14 @@ if TYPE_CHECKING:
 class USAT(Method):
     """Give each speaker a voice of its own beside a frozen base.
 
-    A task is a speaker, and its name the voice's. The vector begins as the mean over the
-    recordings; adapters and vector are trained, all else is frozen. A test that knows whose turn
-    it is uses that voice, if it is there; else the base speaks as a reference of the speaker does.
+    A task is a speaker, and its name the voice's; or it is several, where its data tell them
+    apart, and their names are the voices'. The vector begins as the mean over the recordings;
+    adapters and vector are trained, all else is frozen. A test that knows whose turn it is uses
+    the voices, if they are there; else the base speaks as a reference of the speaker does.
+
+    Several speakers learn in one pass, each as if alone: a voice's gradient is that of its own
+    clips, scaled to a batch of them and clipped by itself, and it rests in a batch without them.
+    Yet losses are means over frames and symbols of all clips of the batch, whoever speaks.
 
     Arguments
     ---------
@@ -47,7 +54,7 @@ class USAT(Method):
     Example
     -------
     >>> USAT().structure()
-    {'voices': []}
+    {'voices': [], 'chosen': None}
     """
 
     def __init__(
@@ -60,17 +67,19 @@ class USAT(Method):
         self.spec, self.adapters = spec or VoiceSpec(), adapters
         self.vector_lr_scale = vector_lr_scale
         self.voices: list[str] = []
+        self.chosen: Chosen = None  # those that are trained
         self.bytes = 0
         self.root: tuple[Any, ...] = ()  # a tuple, as a method must not hold modules
 
     def structure(self) -> dict:
-        """Name the voices that are there."""
-        return {"voices": list(self.voices)}
+        """Name the voices that are there, and those that are trained."""
+        return {"voices": list(self.voices), "chosen": self.chosen}
 
     def build(self, modules: nn.ModuleDict, structure: dict) -> None:
         """Freeze everything; bring the model's voices to those of the structure."""
         root: Any = modules["model"]
         self.root, self.voices = (root,), list(structure["voices"])
+        self.chosen = structure["chosen"]
         root.requires_grad_(False)
         for name in set(list_voices(root.voice)) - set(self.voices):
             remove_voice(root.voice, name)
@@ -79,8 +88,9 @@ class USAT(Method):
             if name not in list_voices(root.voice):
                 add_voice(root.voice, name, zeros, self.spec)
         root.requires_grad_(False)
-        for key, tensor in self._newest(root).items():
-            tensor.requires_grad_(self.adapters or key == VECTOR)
+        for name in names_of(self.chosen):
+            for key, tensor in voice_tensors(root.voice, name).items():
+                tensor.requires_grad_(self.adapters or key == VECTOR)
         kept = [
             tensor
             for name in self.voices
@@ -90,58 +100,97 @@ class USAT(Method):
         self.bytes = sum(tensor.numel() * tensor.element_size() for tensor in kept)
 
     def before_task(self, task: Task, engine: Engine) -> None:
-        """Add the speaker's voice, which begins as the mean over the recordings."""
-        name = voice_of(task)
+        """Add the speakers' voices, each of which begins as the mean over its recordings."""
         root: Any = engine.modules["model"]
         root.chosen = None
 
-        def vector(brain: Any, batch: Any) -> torch.Tensor:
-            return brain.voice.speaker(batch["waveform"], batch["samples"]).cpu()
+        def vectors(brain: Any, batch: Any) -> tuple[Tensor, Tensor | None]:
+            found = brain.voice.speaker(batch["waveform"], batch["samples"])
+            numbers = batch.get("speaker")
+            return found.cpu(), None if numbers is None else numbers.cpu()
 
-        mean = torch.cat(engine.collect(task, vector)).mean(dim=0)
-        self.build(engine.modules, {"voices": [*self.voices, name]})
+        found, numbers = zip(*engine.collect(task, vectors), strict=True)
+        every, chosen = torch.cat(found), voices_of(task)
+        voices = [*self.voices, *names_of(chosen)]
+        self.build(engine.modules, {"voices": voices, "chosen": chosen})
         with torch.no_grad():
-            voice_tensors(root.voice, name)[VECTOR].copy_(mean)
+            for number, name in chosen.items() if isinstance(chosen, dict) else [(None, chosen)]:
+                own = every if number is None else every[torch.cat(numbers) == number]
+                voice_tensors(root.voice, name)[VECTOR].copy_(own.mean(dim=0))
 
     def param_groups(self, modules: nn.ModuleDict) -> list:
-        """Train the newest voice."""
-        own = self._newest(modules["model"])
-        vector = {"params": [own.pop(VECTOR)], "weight_decay": 0.0}
-        if not self.adapters:
-            return [vector]
-        return [{"params": list(own.values())}, {**vector, "lr_scale": self.vector_lr_scale}]
+        """Train the chosen voices, which speak from now on."""
+        model: Any = modules["model"]
+        model.chosen = self.chosen
+        groups: list[dict[str, Any]] = []
+        for name in names_of(self.chosen):
+            own = voice_tensors(model.voice, name)
+            vector = {"params": [own.pop(VECTOR)], "weight_decay": 0.0, "clip": name}
+            if self.adapters:
+                groups.append({"params": list(own.values()), "clip": name})
+                vector["lr_scale"] = self.vector_lr_scale
+            groups.append(vector)
+        return groups
 
-    def before_batch(self, step: Any) -> Any:
-        """Let the newest voice speak."""
-        step.modules["model"].chosen = self.voices[-1]
-        return step.batch
+    def after_backward(self, step: Step) -> None:
+        """Let each of several voices learn as if its speaker's clips were the whole batch."""
+        if not isinstance(self.chosen, dict):
+            return
+        model: Any = step.modules["model"]
+        numbers = gather(step.batch["speaker"])
+        for number, name in self.chosen.items():
+            count = int((numbers == number).sum())
+            for tensor in voice_tensors(model.voice, name).values():
+                if tensor.grad is not None and count:
+                    tensor.grad *= len(numbers) / count
+                else:
+                    tensor.grad = None  # zero would not stop what momentum moves
 
     def after_task(self, task: Task, engine: Engine) -> None:
-        """Freeze the voice."""
+        """Freeze the voices."""
         root: Any = engine.modules["model"]
         root.requires_grad_(False)
-        root.chosen = None
+        self.chosen = root.chosen = None
 
     def before_eval(self, task: Task | None) -> None:
-        """Choose the voice of the task, if it is known and there."""
+        """Choose the voices of the task, if it is known and they are there."""
         for root in self.root:
-            name = None if task is None else voice_of(task)
-            root.chosen = name if name in self.voices else None
+            chosen = None if task is None else voices_of(task)
+            root.chosen = chosen if set(names_of(chosen)) <= set(self.voices) else None
 
     def memory_bytes(self, stream: Sequence[Task]) -> int:
         """The voices beside the base."""
         return self.bytes
 
-    def _newest(self, root: Any) -> dict[str, nn.Parameter]:
-        return voice_tensors(root.voice, self.voices[-1]) if self.voices else {}
 
+def voices_of(task: Task) -> str | dict[int, str]:
+    """Return the name of a task's voice, or of several speakers' by their numbers in its batches.
 
-def voice_of(task: Task) -> str:
-    """Return the name of a task's voice: dots would part the names of its tensors.
+    Dots, which would part the names of tensors, become underscores.
 
     Example
     -------
-    >>> voice_of(Task(0, "J. Doe", None))
+    >>> voices_of(Task(0, "J. Doe", None))
     'J_ Doe'
     """
-    return task.name.replace(".", "_")
+    data: Any = task.train
+    classes = getattr(data, "classes", None)
+    if classes is None or classes.column != "speaker":
+        return task.name.replace(".", "_")
+    numbers = sorted(set(data.labels.tolist()))
+    if len(numbers) == 1:
+        return task.name.replace(".", "_")
+    return {number: classes.names[number].replace(".", "_") for number in numbers}
+
+
+def names_of(chosen: Chosen) -> list[str]:
+    """Return the names of chosen voices.
+
+    Example
+    -------
+    >>> names_of({3: "alice", 7: "bob"}), names_of("carol"), names_of(None)
+    (['alice', 'bob'], ['carol'], [])
+    """
+    if isinstance(chosen, dict):
+        return list(chosen.values())
+    return [] if chosen is None else [chosen]

@@ -15,7 +15,7 @@ from speechcl.reports.summary import Run, ScoreStyle, SummaryRow, load_runs, sum
 from speechcl.reports.wording import describe_method, is_method
 from speechcl.results import read_scores, write_text_atomically
 
-MAX_CLIPS = 4
+MAX_CLIPS = 6
 MAX_CLIP_S = 6
 MAX_RATE_HZ = 16_000
 
@@ -224,15 +224,36 @@ def _classes(file: Path):
 
 
 def _clips(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """A few clips of the first run that names some."""
+    """A few clips of the first run that names some, or left some while it was trained."""
     for run in runs:
-        examples = run.results.get("examples", [])
+        examples = run.results.get("examples") or _from_training(run.folder)
         if examples:
             return [
-                {"title": example["title"], "wav": _playable(run.folder / example["wav"])}
+                {
+                    "title": example["title"],
+                    "wav": _playable(run.folder / example["wav"]),
+                    "picture": _picture((run.folder / example["wav"]).with_suffix(".png")),
+                }
                 for example in examples[:MAX_CLIPS]
             ]
     return []
+
+
+def _from_training(folder: Path) -> list[dict[str, str]]:
+    """Examples of some epochs, the first and the last among them."""
+    names = sorted(file.name for file in (folder / "examples").glob("epoch_*.wav"))
+    places = np.linspace(0, len(names) - 1, min(len(names), MAX_CLIPS)).round().astype(int)
+    return [
+        {
+            "title": f"after epoch {names[place][len('epoch_') : -len('.wav')].lstrip('0')}",
+            "wav": f"examples/{names[place]}",
+        }
+        for place in places
+    ]
+
+
+def _picture(file: Path) -> str | None:
+    return base64.b64encode(file.read_bytes()).decode("ascii") if file.is_file() else None
 
 
 def _playable(file: Path) -> str | None:

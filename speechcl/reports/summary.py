@@ -372,6 +372,8 @@ class ScoreStyle:
             return cls("accuracy", "%", higher_is_better, 1, 0.0, 100.0)
         scores = np.concatenate([order.matrix.ravel() for row in rows for order in row.orders])
         low, high = float(np.nanmin(scores)), float(np.nanmax(scores))
+        if metric == "mel_db":
+            return cls("mel difference", "\u00a0dB", higher_is_better, 2, 0.0, high)
         decimals = 1 if max(abs(low), abs(high)) >= 10 else 3
         return cls(metric.replace("_", " "), "", higher_is_better, decimals, low, high)
 

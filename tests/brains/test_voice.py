@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 
 import numpy
 import pytest
@@ -11,43 +10,17 @@ import torch
 from speechcl.backbones.usat import USAT
 from speechcl.brains import voice
 from speechcl.brains.voice import VoiceBrain, voice_modules
+from speechcl.data.audio import read_audio
 from speechcl.engine import Engine, Training
 from speechcl.methods import FineTune
 from speechcl.task import make_stream
 from tests.toy import same, weights
+from tests.voices_toy import SYMBOLS, Tones
 
-RATE_HZ = 16000
 
-
-class Tones(torch.utils.data.Dataset):
-    """Speakers are pitches; what they say are random symbols."""
-
-    def __init__(self, items=4, seconds=1.8):
-        generator = torch.Generator().manual_seed(items)
-        time_s = torch.arange(round(seconds * RATE_HZ)) / RATE_HZ
-        noise = torch.randn(items, 2, len(time_s), generator=generator)
-        pitch_hz = 100.0 * (1 + torch.arange(items) % 2)
-        tone = torch.sin(2 * math.pi * pitch_hz[:, None, None] * time_s)
-        self.sound = 0.3 * tone + 0.02 * noise
-        self.ids = torch.randint(1, 100, (items, 9), generator=generator)
-
-    def __len__(self):
-        return len(self.ids)
-
-    def __getitems__(self, indices):
-        count, samples = len(indices), self.sound.shape[2]
-        return {
-            "ids": self.ids[indices],
-            "id_lengths": torch.full((count,), 9),
-            "waveform": self.sound[indices, 0],
-            "samples": torch.full((count,), samples),
-            "reference": self.sound[indices, 1],
-            "reference_samples": torch.full((count,), samples),
-        }
-
-    @staticmethod
-    def collate(batch):
-        return batch
+def tones(items):
+    """Speakers are pitches."""
+    return Tones({"low": 100.0, "high": 200.0}, items // 2, seconds=1.8)
 
 
 def engine(folder, method=None, epochs=1, brain=VoiceBrain, **run_opts):
@@ -56,7 +29,7 @@ def engine(folder, method=None, epochs=1, brain=VoiceBrain, **run_opts):
         brain=functools.partial(brain, slice_frames=8),
         modules=voice_modules(USAT("usat_tiny")),
         method=method or FineTune(),
-        stream=make_stream([("base", Tones(4), Tones(2))]),
+        stream=make_stream([("base", tones(4), tones(2))]),
         training=Training(
             functools.partial(torch.optim.AdamW, lr=1e-3), epochs=epochs, batch_size=2
         ),
@@ -169,7 +142,7 @@ def brain(tmp_path_factory):
 
 
 def test_ten_times_as_loud_is_twenty_decibels_away(brain):
-    batch = Tones(2).__getitems__([0, 1])
+    batch = tones(2).__getitems__([0, 1])
     same_sound = brain.score(batch["waveform"], batch)
     louder = brain.score(10 * batch["waveform"], batch)
     assert not same_sound.any()
@@ -177,7 +150,7 @@ def test_ten_times_as_loud_is_twenty_decibels_away(brain):
 
 
 def test_what_is_behind_the_end_does_not_count(brain):
-    batch = Tones(2).__getitems__([0, 1])
+    batch = tones(2).__getitems__([0, 1])
     batch["samples"] = torch.tensor([16000, 28800])
     spoken = batch["waveform"].clone()
     spoken[0, 16000:] = 0.9
@@ -312,7 +285,9 @@ def test_alignments_are_drawn_to_the_diagonal_less_and_less(tmp_path, monkeypatc
     brain = functools.partial(VoiceBrain, warm_up=4)
     engine(tmp_path, epochs=3, brain=brain).run()
     training = drawn[1:-1]  # before and after, the test set
-    guide = model.diagonal_guide(torch.tensor([9, 9]), torch.tensor([112, 112]), 9, 112)
+    guide = model.diagonal_guide(
+        torch.tensor([SYMBOLS] * 2), torch.tensor([112, 112]), SYMBOLS, 112
+    )
     expected = [guide, 0.75 * guide, 0.5 * guide, 0.25 * guide, 0 * guide, 0 * guide]
     assert len(training) == 6
     assert all(map(torch.allclose, training, expected))
@@ -328,3 +303,19 @@ def test_the_ramp_of_timbre_begins_where_the_warm_up_ends(tmp_path, monkeypatch)
     monkeypatch.setattr(voice, "timbre_loss", listening)
     engine(tmp_path, epochs=3, brain=functools.partial(VoiceBrain, warm_up=3, timbre_ramp=2)).run()
     assert heard == [0.5, 1.0, 1.0]
+
+
+def test_examples_are_left_and_change_nothing(tmp_path):
+    plain = engine(tmp_path / "plain", epochs=3)
+    expected = plain.run()
+    spoken = engine(
+        tmp_path / "spoken", epochs=3, brain=functools.partial(VoiceBrain, examples_every=2)
+    )
+    assert spoken.run()["matrix"] == expected["matrix"]
+    assert same(weights(spoken), weights(plain))
+    left = sorted(file.name for file in (tmp_path / "spoken" / "examples").iterdir())
+    assert left == [f"epoch_000{k}.{kind}" for k in (1, 2, 3) for kind in ("png", "wav")]
+    assert not (tmp_path / "plain" / "examples").exists()
+    sounds = [read_audio(tmp_path / "spoken" / "examples" / f"epoch_000{k}.wav") for k in (1, 3)]
+    assert len(sounds[0]) == 28800 // 256 * 256, "with the timing of the recording"
+    assert not torch.equal(*sounds)

@@ -4,48 +4,11 @@ import pytest
 import torch
 import yaml
 
-from speechcl.checkpoints import AtomicCheckpointer, seed_everything
-from speechcl.engine import Engine
-from speechcl.run_folder import RunFolder
+from speechcl.checkpoints import seed_everything
+from tests.kills import Killed, KillSwitch
 from tests.toy import ADAPTER_METHODS, METHODS, ToyNet, same, toy_engine, weights
 
 every_method = pytest.mark.parametrize("name", METHODS)
-
-
-class Killed(BaseException):
-    """Stands for a kill: nothing in the code under test may catch it."""
-
-
-class KillSwitch:
-    """Raises at the n-th of a run's notable moments."""
-
-    def __init__(self, monkeypatch):
-        self.moments, self.at = 0, None
-        for owner, name in [
-            (Engine, "evaluate"),
-            (Engine, "_fit"),
-            (RunFolder, "keep_scores"),
-            (RunFolder, "keep_progress"),
-            (AtomicCheckpointer, "save_checkpoint"),
-            (torch.optim.SGD, "step"),
-        ]:
-            self.wrap(monkeypatch, owner, name)
-
-    def wrap(self, monkeypatch, owner, name):
-        inner = getattr(owner, name)
-
-        def outer(*args, **kwargs):
-            self.tick()
-            value = inner(*args, **kwargs)
-            self.tick()
-            return value
-
-        monkeypatch.setattr(owner, name, outer)
-
-    def tick(self):
-        self.moments += 1
-        if self.moments == self.at:
-            raise Killed
 
 
 def fresh(folder, name, **options):

@@ -152,3 +152,38 @@ def test_items_of_another_shape_are_refused():
     memory = filled(4, [3])
     with pytest.raises((RuntimeError, ValueError)):
         memory.add({"features": torch.zeros(2, 7), "label": torch.zeros(2).long()})
+
+
+def waves(first, lengths, width):
+    """Items of these lengths, each full of its own number."""
+    numbers = torch.arange(first, first + len(lengths)).float()
+    inside = torch.arange(width) < torch.tensor(lengths)[:, None]
+    return {"wave": numbers[:, None] * inside, "samples": torch.tensor(lengths)}
+
+
+@pytest.mark.parametrize("widths", [(3, 5), (5, 3), (4, 4)])
+def test_items_of_unequal_lengths_are_kept_whole(widths):
+    memory = Reservoir(4, padded=True)
+    memory.add(waves(1, [2, widths[0]], widths[0]))
+    memory.add(waves(3, [widths[1], 1], widths[1]))
+    found = memory.sample(4)
+    assert found["wave"].shape == (4, max(widths))
+    for wave, samples in zip(found["wave"], found["samples"], strict=True):
+        assert wave[:samples].unique().tolist() == [float(wave[0])]
+        assert not wave[samples:].any()
+    assert sorted(found["wave"][:, 0].tolist()) == [1, 2, 3, 4]
+    other = Reservoir(4, padded=True)
+    other.allocate(memory.layout())
+    other.load_state_dict(memory.state_dict())
+    assert torch.equal(other.sample(4)["wave"], memory.sample(4)["wave"])
+
+
+def test_equal_lengths_are_kept_alike_whether_padded_or_not():
+    one, other = Reservoir(5, seed=3), Reservoir(5, seed=3, padded=True)
+    for memory in (one, other):
+        memory.add(items(0, 9))
+        memory.add(items(9, 4))
+    first, second = one.sample(4), other.sample(4)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    for name, value in one.state_dict().items():
+        assert torch.equal(value, other.state_dict()[name])

@@ -1,8 +1,5 @@
 """A voice for each speaker beside a frozen base: nobody else's voice moves."""
 
-import functools
-import math
-
 import pytest
 import speechbrain as sb
 import torch
@@ -12,79 +9,9 @@ from speechcl.adapters import base_fingerprint
 from speechcl.backbones.usat import USAT as Voice
 from speechcl.backbones.usat.voices import VoiceSpec, list_voices, speaking, voice_tensors
 from speechcl.brains.enrolment import Enroller, EnrolmentBrain
-from speechcl.engine import Engine, Training
 from speechcl.methods import USAT, FineTune
-from speechcl.task import make_stream
 from tests.toy import same, weights
-
-RATE_HZ, SYMBOLS = 16000, 7
-
-
-class Speaker(torch.utils.data.Dataset):
-    """One pitch; what is said are random symbols."""
-
-    def __init__(self, pitch_hz, items=4, seconds=0.5, first_clip=0):
-        generator = torch.Generator().manual_seed(round(pitch_hz) + items)
-        time_s = torch.arange(round(seconds * RATE_HZ)) / RATE_HZ
-        tone = 0.3 * torch.sin(2 * math.pi * pitch_hz * time_s)
-        self.sound = tone + 0.02 * torch.randn(items, 2, len(time_s), generator=generator)
-        self.ids = torch.randint(1, 100, (items, SYMBOLS), generator=generator)
-        self.first_clip = first_clip
-
-    def __len__(self):
-        return len(self.ids)
-
-    def __getitems__(self, indices):
-        samples = torch.full((len(indices),), self.sound.shape[2])
-        return {
-            "ids": self.ids[indices],
-            "id_lengths": torch.full((len(indices),), SYMBOLS),
-            "waveform": self.sound[indices, 0],
-            "samples": samples,
-            "reference": self.sound[indices, 1],
-            "reference_samples": samples,
-            "clip": self.first_clip + torch.tensor(indices),
-        }
-
-    @staticmethod
-    def collate(batch):
-        return batch
-
-
-def base():
-    """A tiny model in which the speaker matters, as after training."""
-    torch.manual_seed(0)
-    model = Voice("usat_tiny")
-    with torch.no_grad():
-        for parameter in [*model.flow.parameters(), *model.durations.parameters()]:
-            parameter.add_(0.05 * torch.randn_like(parameter))
-        for _ in range(3):  # statistics of the speaker encoder
-            model.speaker(0.3 * torch.randn(4, 8000))
-    return model.eval()
-
-
-def engine(folder, method=None, tasks=2, epochs=2, lr=5e-3, known=True, **run_opts):
-    pitches = [("alice", 220.0), ("b.ob", 110.0)][:tasks]
-    return Engine(
-        brain=EnrolmentBrain,
-        modules={"model": Enroller(base(), detach_durations=False)},
-        method=method or USAT(),
-        stream=make_stream(
-            [
-                (name, Speaker(pitch, first_clip=10 * k), Speaker(pitch, items=2))
-                for k, (name, pitch) in enumerate(pitches)
-            ]
-        ),
-        training=Training(
-            functools.partial(torch.optim.AdamW, lr=lr),
-            epochs=epochs,
-            batch_size=2,
-            task_known=known,
-            checkpoint_interval_s=0.0,
-        ),
-        folder=folder,
-        run_opts={"noprogressbar": True, "device": "cpu", **run_opts},
-    )
+from tests.voices_toy import Speaker, base, engine
 
 
 @pytest.fixture(scope="module")
@@ -166,28 +93,33 @@ def test_the_vector_begins_as_the_mean_over_recordings(tmp_path, monkeypatch):
     torch.testing.assert_close(own, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_the_vector_learns_slowly_and_never_decays(run):
-    whole, _ = run
-    adapters, vector = whole.method.param_groups(whole.modules)
-    own = voice_tensors(whole.modules["model"].voice, "b_ob")
+def test_the_vector_learns_slowly_and_never_decays():
+    modules, method = torch.nn.ModuleDict({"model": Enroller(base())}), USAT()
+    method.build(modules, {"voices": ["alice", "b_ob"], "chosen": "b_ob"})
+    adapters, vector = method.param_groups(modules)
+    own = voice_tensors(modules["model"].voice, "b_ob")
     assert vector["params"] == [own["vector"]]
     assert (vector["lr_scale"], vector["weight_decay"]) == (0.1, 0.0)
     assert len(adapters["params"]) == len(own) - 1
-    assert adapters.keys() == {"params"}
+    assert (adapters["clip"], vector["clip"]) == ("b_ob", "b_ob"), "one norm"
+    assert adapters.keys() == {"params", "clip"}
 
 
 @torch.no_grad()
 def test_what_is_remembered_of_a_clip_is_what_was_heard(run):
     brain = run[0].evaluator
-    batch = Speaker(300.0, items=3, first_clip=200).__getitems__([2, 0])
+    speaker = Speaker(300.0, items=3, first_clip=200)
+    batch = speaker.__getitems__([2, 0])
     expected = brain.voice.encode(batch["waveform"], batch["samples"])
     for _ in range(2):  # heard, then remembered
-        found = brain.latents(batch)
+        found = brain.latents(batch, 7)
         for name in ("mean", "log_scale", "mask", "frames"):
             torch.testing.assert_close(getattr(found, name), getattr(expected, name))
     noise = (found.z - found.mean) / found.log_scale.exp()
     assert 0.9 < noise.std() < 1.1
-    assert not torch.equal(brain.latents(batch).z, found.z), "drawn anew each time"
+    assert not torch.equal(brain.latents(batch, 8).z, found.z), "drawn anew at each step"
+    alone = brain.latents(speaker.__getitems__([0]), 7).z
+    assert torch.equal(alone[0, :, : found.frames[1]], found.z[1, :, : found.frames[1]])
 
 
 def test_the_loss_is_divergence_and_durations(run):
@@ -233,7 +165,7 @@ def test_structure_rebuilds_the_state(run):
     other.build(modules, structure)
     modules.load_state_dict(whole.modules.state_dict())
     assert same(modules.state_dict(), whole.modules.state_dict())
-    other.build(modules, {"voices": ["alice"]})
+    other.build(modules, {"voices": ["alice"], "chosen": None})
     assert list_voices(modules["model"].voice) == ["alice"]
 
 

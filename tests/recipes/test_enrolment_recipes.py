@@ -163,4 +163,6 @@ def test_methods_that_remember_run_on_two_speakers(method, arctic, base, tmp_pat
 def test_speakers_that_espeak_plays(method, base, tmp_path):
     settings = {"base_folder": base, "speakers": 2, "known_speakers": 1, "sentences": 12}
     results = read_results(run("Embedded/enrolment", tmp_path, method, **settings) / "results.json")
-    assert results["train_sizes"] == [{"en-us_m1": 8}, {"en-us_f2": 8}]
+    assert [list(sizes.values()) for sizes in results["train_sizes"]] == [[8], [8]]
+    events = (tmp_path / method / "events.jsonl").read_text()
+    assert events.count('"best_epoch"') == 2, "both have sentences that are held out"

@@ -415,6 +415,29 @@ def test_one_task(tmp_path):
     assert "1 task learnt" in render([run], tmp_path).text
 
 
+def test_what_was_left_in_training_is_heard_and_seen(tmp_path):
+    folder = fake_run(tmp_path / "run")
+    for epoch in (1, *range(10, 160, 10)):
+        place = folder / "examples" / f"epoch_{epoch:04d}.wav"
+        place.parent.mkdir(exist_ok=True)
+        soundfile.write(place, np.zeros(1600), 16000)
+        place.with_suffix(".png").write_bytes(b"picture")
+    place.with_suffix(".png").unlink()
+    page = render_report([folder], tmp_path / "report.html").read_text()
+    assert re.findall(r"<figcaption>(.*?)<", page) == [
+        f"after epoch {epoch}" for epoch in (1, 30, 60, 90, 120, 150)
+    ]
+    picture = base64.b64encode(b"picture").decode()
+    assert page.count(f'src="data:image/png;base64,{picture}"') == 5, "the last has none"
+    assert page.count("<audio") == 6
+
+
+def test_voices_are_compared_in_decibels(tmp_path):
+    page = render([fake_run(tmp_path / "run", metric="mel_db")], tmp_path)
+    assert "23.00 dB" in page.text, "the average of the last row"
+    assert "0 dB is the recording itself" in page.text
+
+
 def test_clips_are_short_mono_wav(tmp_path):
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, (48_000 * 8, 2))
     run = tmp_path / "run"

@@ -301,7 +301,9 @@ def voice_parameters(model: USAT, name: str) -> list[nn.Parameter]:
 
 
 @contextmanager
-def speaking(model: USAT, names: str | Sequence[str]) -> Iterator[Tensor]:
+def speaking(
+    model: USAT, names: str | Sequence[str], among: Sequence[str] = ()
+) -> Iterator[Tensor]:
     """Let voices act for a while; yields their vectors, (1, size) of one or (batch, size) of many.
 
     Arguments
@@ -310,6 +312,9 @@ def speaking(model: USAT, names: str | Sequence[str]) -> Iterator[Tensor]:
         With these voices.
     names : str or sequence of str
         One voice for all, or that of each item of a batch, which are then computed in one pass.
+    among : sequence of str
+        Voices that get a gradient whether an item has them or not, then zero; without, those of
+        the batch alone.
 
     Raises
     ------
@@ -326,18 +331,19 @@ def speaking(model: USAT, names: str | Sequence[str]) -> Iterator[Tensor]:
     ...     _ = model.say(torch.tensor([[0, 10, 0], [0, 14, 0]]), vectors)
     """
     each = [names] if isinstance(names, str) else list(names)
-    known = list(dict.fromkeys(each))
+    known = list(dict.fromkeys([*among, *each]))
     for name in known:
         _spec(model, name)
-    vectors = torch.stack([model.vectors.adapters[MARK + name] for name in each])
+    vectors = torch.stack([model.vectors.adapters[MARK + name] for name in known])
     selection = model.selection
     before = selection.names, selection.index
-    selection.names = tuple(known)
-    selection.index = (
-        torch.tensor([known.index(name) for name in each], device=vectors.device)
-        if len(known) > 1
-        else None
-    )
+    selection.names, selection.index = tuple(known), None
+    if len(known) > 1:
+        places = [known.index(name) for name in each]
+        selection.index = torch.tensor(places, device=vectors.device)
+        vectors = vectors[selection.index]
+    else:
+        vectors = vectors.expand(len(each), -1)
     try:
         yield vectors
     finally:

@@ -7,7 +7,6 @@ met with a few frames each. What is measured is the divergence per dimension on 
 """
 
 import copy
-import dataclasses
 from types import SimpleNamespace
 
 import pytest
@@ -27,6 +26,7 @@ from speechcl.backbones.usat.voices import (
     speaking,
     voice_tensors,
 )
+from speechcl.early_stopping import EarlyStopping
 
 PHONEMES, SIZE, SPEAKER, SPEAKERS = 24, 16, 16, 60
 NOISE = 0.25  # standard deviation of a frame about its phoneme
@@ -114,16 +114,31 @@ class SmallVoice(nn.Module):
         return kl_loss(free, torch.zeros_like(free), mean, log_scale, mask) / SIZE
 
 
-def fit(model, parameters, batch, steps, lr):
+def fit(model, parameters, batch, steps, lr, held_out=None):
+    """Train; with a loss of held-out frames, stop by it, every ten steps an epoch."""
     optimizer = torch.optim.AdamW(parameters, lr=lr)
-    for _ in range(steps):
-        optimizer.zero_grad()
-        batch().backward()
-        nn.utils.clip_grad_norm_(parameters, 5.0)
-        optimizer.step()
+    stopping = EarlyStopping(steps // 10, 3, model) if held_out else range(1, steps // 10 + 1)
+    for epoch in stopping:
+        for _ in range(10):
+            optimizer.zero_grad()
+            batch().backward()
+            nn.utils.clip_grad_norm_(parameters, 5.0)
+            optimizer.step()
+        if held_out:
+            with torch.no_grad():
+                stopping.see(epoch, float(held_out()))
+    if held_out:
+        stopping.put_back()
 
 
-def trained_base(world):
+@pytest.fixture(scope="module")
+def world():
+    return World()
+
+
+@pytest.fixture(scope="module")
+def trained(world):
+    """The base: 1200 steps of 16 speakers, 40 frames each."""
     torch.manual_seed(0)
     model = SmallVoice()
 
@@ -136,3 +151,109 @@ def trained_base(world):
 
     fit(model, list(model.parameters()), batch, steps=1200, lr=2e-3)
     return model.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def met(world):
+    """Accented speakers: what they say to adapt to, and to measure on."""
+    speakers = [world.speaker(accented=True) for _ in range(4)]
+    return [(world.batch([one], FRAMES), world.batch([one], FRAMES)) for one in speakers]
+
+
+@pytest.fixture(scope="module")
+def known(world):
+    """Base speakers' clips, and references."""
+    return [(*world.batch([one], FRAMES), world.batch([one], FRAMES)[1]) for one in world.base[:8]]
+
+
+@torch.no_grad()
+def loss_of_known(model, known):
+    losses = [model.loss(said, heard, model.speaker(other)) for said, heard, other in known]
+    return float(torch.stack(losses).mean())
+
+
+def adapted(base, clip, kinds, held_out=None):
+    """A copy with a voice for a speaker; only tensors of these kinds and the vector are trained."""
+    model = copy.deepcopy(base)
+    add_voice(model, "new", model.speaker(clip[1])[0], VoiceSpec(kernel=1))
+    own = voice_tensors(model, "new")
+    chosen = [t for k, t in own.items() if k == "vector" or k.split(".")[0] in kinds]
+    for tensor in chosen:
+        tensor.requires_grad_(True)
+
+    def loss(clip):
+        with speaking(model, ["new"]) as vectors:
+            return model.loss(*clip, vectors)
+
+    check = None if held_out is None else lambda: loss(held_out)
+    fit(model, chosen, lambda: loss(clip), steps=200, lr=2e-3, held_out=check)
+    return model, lambda clip: float(loss(clip).detach())
+
+
+def tuned(base, clip, held_out=None):
+    """A copy of which everything is trained on a speaker, whose vector as well."""
+    model = copy.deepcopy(base)
+    model.vector = nn.Parameter(model.speaker(clip[1])[0])
+    parameters = list(model.requires_grad_(True).parameters())
+
+    def loss(clip):
+        return model.loss(*clip, model.vector[None])
+
+    check = None if held_out is None else lambda: loss(held_out)
+    fit(model, parameters, lambda: loss(clip), steps=200, lr=2e-3, held_out=check)
+    return model, lambda clip: float(loss(clip).detach())
+
+
+def mean(values):
+    return sum(values) / len(values)
+
+
+@pytest.mark.slow
+def test_adapters_fit_a_speaker_better_than_full_tuning_and_leave_the_base(trained, met, known):
+    before, fingerprint = loss_of_known(trained, known), base_fingerprint(trained)
+    zero_shot, vectors, adapters, full, full_known = [], [], [], [], []
+    for clip, other in met:
+        zero_shot.append(float(trained.loss(*other, trained.speaker(clip[1]))))
+        vectors.append(adapted(trained, clip, ())[1](other))
+        model, loss = adapted(trained, clip, ("flow", "phonemes"))
+        adapters.append(loss(other))
+        assert loss_of_known(model, known) == before, "the voice is there, but silent"
+        with speaking(model, "new"):
+            assert loss_of_known(model, known) > before + 0.5, "others are not to use it"
+        remove_voice(model, "new")
+        assert base_fingerprint(model) == fingerprint
+        model, loss = tuned(trained, clip)
+        full.append(loss(other))
+        full_known.append(loss_of_known(model, known))
+    assert before < -1
+    assert mean(zero_shot) > mean(adapters) + 1.0
+    assert mean(zero_shot) > mean(vectors) > mean(adapters) + 1.0
+    assert mean(full) > mean(adapters) + 0.3
+    assert mean(full_known) > before + 5, "nobody else is as before"
+
+
+def with_adapters(base, clip, held_out=None):
+    return adapted(base, clip, ("flow", "phonemes"), held_out)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("way", "loses"), [(with_adapters, 0.1), (tuned, 5.0)])
+def test_a_few_frames_over_fit_unless_training_stops_early(way, loses, trained, met):
+    for (said, heard), other in met:
+        few, held = (said[:, :45], heard[..., :45]), (said[:, 45:60], heard[..., 45:60])
+        zero_shot = float(trained.loss(*other, trained.speaker(few[1])))
+        every_step, stopped = (way(trained, few, *check)[1](other) for check in ((), (held,)))
+        assert stopped < every_step - loses
+        assert stopped < zero_shot
+
+
+@pytest.mark.slow
+def test_the_flow_is_undone_whatever_adapters_it_holds(trained, met):
+    (clip, other), *_ = met
+    model, _ = adapted(trained, clip, ("flow", "phonemes"))
+    mask = torch.ones(1, 1, FRAMES)
+    with torch.no_grad(), speaking(model, ["new"]) as vectors:
+        free = model.flow.remove_timbre(other[1], mask, vectors)
+        back = model.flow.add_timbre(free, mask, vectors)
+    assert (free - other[1]).abs().max() > 0.5
+    assert (back - other[1]).abs().max() < 1e-4
