@@ -47,7 +47,8 @@ class Enroller(nn.Module):
         self.voice = voice
         self.chosen: Chosen = None
         voice.durations.detach = detach_durations
-        for part in (voice.memory, voice.decoder):  # no sound is made, so that nothing moves them
+        # no sound is made: what decodes latents is taught nothing, so what they mean must stay
+        for part in (voice.posterior, voice.memory, voice.decoder):
             part.requires_grad_(False)
 
     def train(self, mode: bool = True) -> Enroller:

@@ -40,7 +40,7 @@ def test_without_classes_it_is_the_square_of_each_clips_own_gradient(tmp_path):
             expected[name] += 0.0 if p.grad is None else p.grad.square()
     torch.testing.assert_close(sums, expected, rtol=1e-3, atol=1e-6)
     told = {name.split(".")[2] for name, one in sums.items() if one.any()}
-    assert told == {"phonemes", "posterior", "flow", "speaker_encoder", "durations"}
+    assert told == {"phonemes", "flow", "speaker_encoder", "durations"}
 
 
 def test_importance_is_the_mean_over_clips_and_the_same_each_time(tmp_path):
@@ -58,7 +58,7 @@ def test_importance_is_the_mean_over_clips_and_the_same_each_time(tmp_path):
 @pytest.mark.slow
 def test_it_holds_a_voice_model_where_it_was(tmp_path):
     moved = {}
-    for strength in (0.0, 1e4):
+    for strength in (0.0, 1e5):
         run = learner(tmp_path / str(strength), EWC(strength, clips=2))
         run.learn(run.stream[0])
         anchor = copy.deepcopy(run.method.anchor.tensors())
@@ -66,10 +66,10 @@ def test_it_holds_a_voice_model_where_it_was(tmp_path):
         run.learn(run.stream[1])
         now = trained(run.modules)
         moved[strength] = sum(
-            float((importance_ * (now[name] - anchor[name]).square()).sum())
+            (importance_ * (now[name] - anchor[name]).square()).sum().item()
             for name, importance_ in importance.items()
         )
-    assert 0 < moved[1e4] < 0.9 * moved[0.0]
+    assert 0 < moved[1e5] < 0.9 * moved[0.0]
 
 
 # ---- ER
