@@ -335,12 +335,13 @@ class Engine:
             after_epoch=after_epoch,
         )
         brain.train_sampler, brain.train_set = batches, data
+        away = not getattr(data, "resident", False)  # from the model
         # its own generator: making an iterator then draws nothing from the global one
         loader = DataLoader(
             data,
             batch_sampler=batches,
-            num_workers=self.training.workers,
-            pin_memory=self.device.type == "cuda",  # from pinned memory a GPU reads while it works
+            num_workers=self.training.workers if away else 0,
+            pin_memory=away and self.device.type == "cuda",  # a GPU then reads while it works
             collate_fn=getattr(data, "collate", None),
             generator=torch.Generator().manual_seed(batches.seed),
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy
 import torch
-from speechbrain.utils.distributed import if_main_process
+from speechbrain.utils.distributed import if_main_process, infer_device
 
 from speechcl.backbones.usat import USAT, VoiceConfig
 from speechcl.backbones.usat.files import read_config
@@ -18,6 +18,7 @@ from speechcl.brains.enrolment import Enroller
 from speechcl.data.audio import write_audio
 from speechcl.data.packed import pack_audio
 from speechcl.data.pool import seed_for
+from speechcl.data.resident_voices import ResidentVoices
 from speechcl.data.voice_corpora import (
     choose_speakers,
     deal_clips,
@@ -162,8 +163,9 @@ def learn_voice(experiment: Experiment, rows: Sequence[Row], about: Mapping[str,
     Arguments
     ---------
     experiment : Experiment
-        Its hyper-parameters: ``corpus_folder``, where packed audio is kept. Its YAML fragment under
-        ``base`` has the ``model`` and the ``modules`` that it is trained with.
+        Its hyper-parameters: ``corpus_folder``, where packed audio is kept; optionally
+        ``resident``, whether clips are kept where the model is, see ``ResidentVoices``. Its YAML
+        fragment under ``base`` has the ``model`` and the ``modules`` that it is trained with.
     rows : Sequence
         Manifest rows with ``speaker``, ``text`` and ``split``, "train" or "test".
     about : Mapping
@@ -180,9 +182,13 @@ def learn_voice(experiment: Experiment, rows: Sequence[Row], about: Mapping[str,
         every.subset([place for place, row in enumerate(every.rows) if row["split"] == split])
         for split in ("train", "test")
     )
-    run = experiment.run(make_stream([("voices", train, test.plain())]), about)
+    test = test.plain()
+    if experiment.hparams.get("resident"):
+        device = experiment.run_opts.get("device") or infer_device()
+        train = ResidentVoices(train, device)
+    run = experiment.run(make_stream([("voices", train, test)]), about)
     if if_main_process() and not (run / "model").exists():
-        write_samples(model, test.plain(), run / "samples")
+        write_samples(model, test, run / "samples")
         model.save(run / "model")  # last, so that a kill leaves neither or both
     return run
 

@@ -12,6 +12,7 @@ import speechbrain as sb
 import torch
 from speechbrain.utils.distributed import if_main_process
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from speechcl.backbones.usat.discriminators import (
     LeakageDiscriminator,
@@ -33,6 +34,7 @@ from speechcl.backbones.usat.presets import VoiceConfig
 from speechcl.backbones.usat.spectrogram import LogMelSpectrogram
 from speechcl.brain import ContinualBrain, same_draws
 from speechcl.brains.voice_examples import write_example
+from speechcl.cuda_graphs import Replayed
 from speechcl.parallel import share, world
 
 logger = logging.getLogger(__name__)
@@ -76,18 +78,35 @@ class Judges(nn.Module):
         speakers : Speakers
             Detached here as well.
         """
-        (of_real, of_decoded), _ = self.compare(real, decoded.detach())
+        (of_real, of_decoded), _ = _by_kind(self.waveform(torch.cat([real, decoded.detach()])))
         sound = adversarial_discriminator_loss(of_real, of_decoded)
         return sound, *leakage_discriminator_loss(self.leakage, *speakers)
 
-    def compare(self, real: Tensor, decoded: Tensor) -> tuple[Pair, Pair]:
-        """Return scores and feature maps, each of real and of decoded sound, by judge."""
-        scores, features = self.waveform(torch.cat([real, decoded]))
-        halves = [score.chunk(2) for score in scores]
-        maps = [[one.chunk(2) for one in judge] for judge in features]
-        of_scores = tuple([pair[k] for pair in halves] for k in (0, 1))
-        of_maps = tuple([[pair[k] for pair in judge] for judge in maps] for k in (0, 1))
-        return of_scores, of_maps
+    def opinion(self, real: Tensor, decoded: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the decoder's losses, adversarial and of features, without a gradient of judges'.
+
+        Arguments
+        ---------
+        real, decoded : Tensor
+            Sound, both (batch, time).
+        """
+        fixed = {name: p.detach() for name, p in self.waveform.named_parameters()}
+        judged = functional_call(self.waveform, fixed, (torch.cat([real, decoded]),))
+        (_, of_decoded), (real_maps, decoded_maps) = _by_kind(judged)
+        return (
+            adversarial_generator_loss(of_decoded),
+            feature_matching_loss(real_maps, decoded_maps),
+        )
+
+
+def _by_kind(judged: tuple[list[Tensor], list[list[Tensor]]]) -> tuple[Pair, Pair]:
+    """Return scores and feature maps, each of real and of decoded sound, by judge."""
+    scores, features = judged
+    halves = [score.chunk(2) for score in scores]
+    maps = [[one.chunk(2) for one in judge] for judge in features]
+    of_scores = tuple([pair[k] for pair in halves] for k in (0, 1))
+    of_maps = tuple([[pair[k] for pair in judge] for judge in maps] for k in (0, 1))
+    return of_scores, of_maps
 
 
 def new_voice(preset: str, start: str | None = None) -> USAT:
@@ -233,6 +252,7 @@ class VoiceBrain(SpeakingBrain):
         self.slice_frames, self.examples_every = slice_frames, examples_every
         self.warm_up, self.timbre_ramp = warm_up, timbre_ramp
         self.parts: dict[str, Tensor] = {}  # of the last step
+        self.replayed: list[tuple[nn.Module, str]] = []
         self.seen: dict[str, list[float]] = defaultdict(list)  # in this epoch, for the log
 
     @property
@@ -248,6 +268,37 @@ class VoiceBrain(SpeakingBrain):
     def learners(self) -> nn.ModuleDict:
         """Return the model and the judge of timbre, which learns with it."""
         return nn.ModuleDict({name: self.raw[name] for name in ("model", "timbre")})
+
+    def on_fit_start(self) -> None:
+        """Replay parts as CUDA graphs where batches have few shapes: telling a GPU takes longer."""
+        super().on_fit_start()
+        resident = getattr(self.train_set, "resident", False)
+        if resident and self.device_type == "cuda" and self.precision == "fp32":
+            voice, timbre, judges = self.voice, self.raw["timbre"], self.judges
+            self.replayed = [
+                (part, name)
+                for part, names in (
+                    (voice.posterior, ("forward",)),
+                    (voice.speaker_encoder, ("forward",)),
+                    (voice.phonemes, ("forward",)),
+                    (voice.flow, ("remove_timbre",)),
+                    (voice.durations, ("loss",)),
+                    (voice.memory, ("forward",)),
+                    (voice.decoder, ("forward",)),
+                    (timbre, ("forward",)),
+                    (judges, ("forward", "opinion")),
+                )
+                for name in names
+            ]
+            for part, name in self.replayed:
+                setattr(part, name, Replayed(part, getattr(part, name)))
+
+    def close(self) -> None:
+        """Let parts be called as they are again."""
+        for part, name in self.replayed:
+            delattr(part, name)
+        self.replayed = []
+        super().close()
 
     def init_optimizers(self) -> None:
         """Give the judges an optimizer of their own."""
@@ -309,7 +360,9 @@ class VoiceBrain(SpeakingBrain):
 
     def _train_judges(self, out: VoiceStep, batch: Any) -> None:
         real = self._real_slice(out, batch)
-        sound, pairs, right = self.modules["judges"](real, out.decoded.float(), out.speakers)
+        decoded = out.decoded.float().detach()
+        speakers = Speakers(*(one.detach() for one in out.speakers))
+        sound, pairs, right = self.modules["judges"](real, decoded, speakers)
         loss = sound + self.share_of(out.speakers.valid, len(real)) * pairs
         if world()[1] > 1:
             loss = loss * share(len(real), loss.device)
@@ -343,17 +396,13 @@ class VoiceBrain(SpeakingBrain):
     def _judged(self, real: Tensor, decoded: Tensor, outputs: VoiceStep) -> dict[str, Tensor]:
         """Return what the judges, who do not learn from it, say of the model."""
         judges, aligned, speakers = self.judges, outputs.aligned, outputs.speakers
-        judges.requires_grad_(False)  # they only pass gradients on here
-        try:
-            (_, of_fake), (real_maps, fake_maps) = judges.compare(real, decoded)
-        finally:
-            judges.requires_grad_(True)
+        adversarial, features = judges.opinion(real, decoded)
         text = aligned.mean + torch.randn_like(aligned.mean) * aligned.log_scale.exp()
         since = self.now.index - self.warm_up + 1
         strength = min(1.0, since / self.timbre_ramp) if self.timbre_ramp else 1.0
         return {
-            "adversarial": adversarial_generator_loss(of_fake),
-            "features": feature_matching_loss(real_maps, fake_maps),
+            "adversarial": adversarial,
+            "features": features,
             "speaker": self.share_of(speakers.valid, len(real))
             * leakage_speaker_loss(judges.leakage, speakers.first, speakers.second, speakers.valid),
             "timbre": timbre_loss(

@@ -23,7 +23,7 @@ from speechcl.data.sound_files import MAX_RATE_HZ, MIN_RATE_HZ
 _SAMPLES, _INDEX = "samples.i16", "index.json"
 _FORMAT = "speechcl packed audio 1"
 _SAMPLE = numpy.dtype("<i2")
-_FULL_SCALE = 32768  # as in 16-bit WAV and FLAC, whose samples are therefore kept exactly
+FULL_SCALE = 32768  # as in 16-bit WAV and FLAC, whose samples are therefore kept exactly
 
 
 class PackedAudio:
@@ -128,7 +128,7 @@ class PackedAudio:
                 piece = self._samples[begin + start : begin + min(length, start + count - filled)]
                 waveform[filled : filled + len(piece)] = piece
                 filled, start = filled + len(piece), 0
-        waveforms *= numpy.float32(1 / _FULL_SCALE)
+        waveforms *= numpy.float32(1 / FULL_SCALE)
         return torch.from_numpy(waveforms)
 
     def _length(self, place: int, start: int) -> int:
@@ -219,7 +219,7 @@ def _write_samples(file: Path, waveforms: Iterator[Tensor], clips: int) -> list[
     bar = tqdm(waveforms, desc="packing", total=clips, unit="clip", leave=False, dynamic_ncols=True)
     with file.open("wb") as stream:
         for waveform in bar:
-            samples = (waveform.numpy() * _FULL_SCALE).round().clip(-_FULL_SCALE, _FULL_SCALE - 1)
+            samples = (waveform.numpy() * FULL_SCALE).round().clip(-FULL_SCALE, FULL_SCALE - 1)
             try:
                 stream.write(samples.astype(_SAMPLE).tobytes())
                 stream.flush()

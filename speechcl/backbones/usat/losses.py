@@ -91,8 +91,8 @@ def leakage_discriminator_loss(
     across = discriminator(s_target, s_second).float()
     within = discriminator(s_first, s_second).float()
     loss = _mean((across - 1).square() + within.square(), valid)
-    right = torch.cat([across > 0.5, within <= 0.5])[valid.repeat(2)]
-    return loss, right.float().mean()
+    right = (across > 0.5).float() + (within <= 0.5).float()
+    return loss, (right * valid).sum() / (2 * valid.sum())
 
 
 def leakage_speaker_loss(

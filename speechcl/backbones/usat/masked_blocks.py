@@ -68,11 +68,32 @@ def batch_norm(norm: nn.BatchNorm1d, x: Tensor, mask: Tensor) -> Tensor:
     """
     if not norm.training:
         return norm(x) * mask
+    # by sums a GPU need not wait to learn how many frames there are; they cost a CPU twice as much,
+    # and do not know those of other processes
+    by_sums = x.is_cuda and not isinstance(norm, nn.SyncBatchNorm)
+    return (_batch_norm_by_sums if by_sums else _batch_norm_by_index)(norm, x, mask)
+
+
+def _batch_norm_by_index(norm: nn.Module, x: Tensor, mask: Tensor) -> Tensor:
     frames = x.transpose(1, 2).flatten(0, 1)  # of all items, (batch * time, channels)
-    there = mask.flatten().nonzero()[:, 0]  # found once: a GPU waits for it
+    there = mask.flatten().nonzero()[:, 0]  # found once
     normalised = norm(frames.index_select(0, there))
     placed = normalised.new_zeros(frames.shape).index_copy(0, there, normalised)
     return placed.view(len(x), x.shape[2], -1).transpose(1, 2)
+
+
+def _batch_norm_by_sums(norm: nn.BatchNorm1d, x: Tensor, mask: Tensor) -> Tensor:
+    count = mask.sum()
+    mean = (x * mask).sum((0, 2)) / count
+    centred = (x - mean[:, None]) * mask
+    variance = centred.square().sum((0, 2)) / count
+    with torch.no_grad():
+        norm.num_batches_tracked.add_(1)  # type: ignore[union-attr]
+        of_all = variance * count / (count - 1)
+        for kept, now in ((norm.running_mean, mean), (norm.running_var, of_all)):
+            kept.lerp_(now, norm.momentum)  # type: ignore[union-attr, arg-type]
+    scale = (variance + norm.eps).rsqrt() * norm.weight
+    return torch.addcmul(norm.bias[:, None] * mask, centred, scale[:, None])
 
 
 def tdnn(block: TDNNBlock, x: Tensor, mask: Tensor) -> Tensor:

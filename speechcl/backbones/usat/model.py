@@ -338,8 +338,8 @@ class USAT(nn.Module):
         Section 4.1 of the method. The flow is conditioned on the first window of the reference, as
         at inference, where the target is unknown.
         """
-        latents = self.encode(waveform, samples)
-        speakers = self._speakers(latents, self.encode(reference, reference_samples))
+        latents, of_reference = self._encode_both(waveform, samples, reference, reference_samples)
+        speakers = self._speakers(latents, of_reference)
         aligned = self.align(ids, id_lengths, latents, speakers.first, guide)
         starts = _starts(latents.frames, slice_frames)
         part = _slices(latents.z, starts, slice_frames)
@@ -383,6 +383,18 @@ class USAT(nn.Module):
             durations[:, None],
             total.sum() / id_lengths.sum(),
         )
+
+    def _encode_both(
+        self, waveform: Tensor, samples: Tensor, reference: Tensor, reference_samples: Tensor
+    ) -> tuple[Latents, Latents]:
+        """Encode targets and references, in one pass where neither is padded for it."""
+        if waveform.shape != reference.shape:
+            return self.encode(waveform, samples), self.encode(reference, reference_samples)
+        both = self.encode(
+            torch.cat([waveform, reference]), torch.cat([samples, reference_samples])
+        )
+        first, second = zip(*(x.chunk(2) for x in both), strict=True)
+        return Latents(*first), Latents(*second)
 
     def _speakers(self, target: Latents, reference: Latents) -> Speakers:
         """Encode targets and both windows of references in one pass, which batch norm needs.

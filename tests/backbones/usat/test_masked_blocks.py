@@ -1,8 +1,10 @@
 """Masked blocks: SpeechBrain's values, and nothing of what lies beyond the end."""
 
+import pytest
 import torch
 from speechbrain.lobes.models.ECAPA_TDNN import AttentiveStatisticsPooling, Res2NetBlock
 
+from speechcl.backbones.usat import masked_blocks
 from speechcl.backbones.usat.masked_blocks import (
     batch_norm,
     pad_with_zeros,
@@ -56,15 +58,30 @@ def test_pooling_of_nothing_and_of_a_constant_is_finite():
     assert x.grad.isfinite().all()
 
 
-def test_normalisation_sees_frames_only_that_are_there():
+@pytest.mark.parametrize("normalise", [batch_norm, masked_blocks._batch_norm_by_sums])
+def test_normalisation_sees_frames_only_that_are_there(normalise):
     x, norm = 3 * noise(3, 2, 10) + 1, torch.nn.BatchNorm1d(2)
     mask = (torch.arange(10) < torch.tensor([[10], [4], [7]]))[:, None].float()
-    out = batch_norm(norm, x, mask)
+    out = normalise(norm, x, mask)
     for channel in range(2):
         values = torch.cat([x[i, channel, :n] for i, n in enumerate((10, 4, 7))])
         expected = (x[:, channel] - values.mean()) / (values.var(correction=0) + 1e-5).sqrt()
         torch.testing.assert_close(out[:, channel], expected * mask[:, 0])
         torch.testing.assert_close(norm.running_mean[channel], 0.1 * values.mean())
         torch.testing.assert_close(norm.running_var[channel], 0.9 + 0.1 * values.var())
+    assert norm.num_batches_tracked == 1
     norm.eval()
     torch.testing.assert_close(batch_norm(norm, x, mask), norm(x) * mask)
+
+
+def test_both_ways_to_normalise_learn_alike():
+    mask = (torch.arange(10) < torch.tensor([[10], [4], [7]]))[:, None].float()
+    found = []
+    for normalise in (masked_blocks._batch_norm_by_index, masked_blocks._batch_norm_by_sums):
+        x, norm = noise(3, 2, 10).requires_grad_(), torch.nn.BatchNorm1d(2)
+        with torch.no_grad():
+            norm.weight.copy_(torch.tensor([0.5, 2.0]))
+            norm.bias.copy_(torch.tensor([1.0, -1.0]))
+        (normalise(norm, x, mask) * noise(3, 2, 10, seed=1)).sum().backward()
+        found.append([x.grad, norm.weight.grad, norm.bias.grad, norm.running_var])
+    torch.testing.assert_close(*found)
