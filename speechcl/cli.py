@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -173,6 +173,98 @@ def _spoof(
         genuine, attacks, out, seed=seed, workers=workers, max_duration_s=SPOOF_CLIP_S
     )
     print(f"{len(genuine)} genuine clips, {len(attacks)} attacks: {out}")
+
+
+Base = Annotated[
+    str, typer.Option("--model", help="Voice model: a folder, or the name of a published one.")
+]
+
+
+@app.command(epilog='Example: speechcl say "Good morning." --reference clip.wav -o morning.wav')
+def say(
+    text: Annotated[str, typer.Argument(help="What to say, in English; - reads it from stdin.")],
+    reference: Annotated[
+        list[Path] | None,
+        typer.Option(help="A recording of the voice, 0.5 s to 10 min; several are averaged."),
+    ] = None,
+    voice: Annotated[Path | None, typer.Option(help="File of an enrolled voice instead.")] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Sound to write, .wav or .flac.")
+    ] = Path("speech.wav"),
+    accent: Annotated[str, typer.Option(help="Whose pronunciation.")] = "American",
+    length_scale: Annotated[float, typer.Option(help="Above 1 for slower speech.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="The same seed says it the same way.")] = 0,
+    model: Base = "usat_small",
+    debug: Debug = False,
+) -> None:
+    """Speak a text in the voice of a recording, or in an enrolled one."""
+    with one_line_errors(debug):
+        options = {"accent": accent, "length_scale": length_scale, "seed": seed}
+        _say(sys.stdin.read() if text == "-" else text, reference, voice, output, model, options)
+
+
+def _say(
+    text: str,
+    references: list[Path] | None,
+    voice: Path | None,
+    output: Path,
+    model: str,
+    options: dict[str, Any],
+) -> None:
+    if bool(references) == bool(voice):
+        raise typer.BadParameter("give one or the other", param_hint="--reference, --voice")
+    import torch
+    from tqdm import tqdm
+
+    from speechcl.data.audio import check_output, write_audio
+    from speechcl.inference import VoiceCloner
+    from speechcl.inference.voice_cloner import symbols_of
+
+    check_output(output)  # before a long text is spoken
+    cloner = VoiceCloner.from_pretrained(model)
+    for path in references or []:
+        for remark in cloner.hear(path)[0].remarks:
+            print(f"{path} {remark}", file=sys.stderr)
+    count = len(symbols_of(text, options["accent"]))
+    pieces = cloner.stream(text, reference=references or None, voice=voice, **options)
+    spoken = torch.cat(list(tqdm(pieces, total=count, unit="sentence", disable=None, leave=False)))
+    write_audio(output, spoken, cloner.rate_hz)
+    print(f"{output}: {len(spoken) / cloner.rate_hz:.1f} s")
+
+
+@app.command(
+    epilog='Example: speechcl enroll --recordings ann/ --name ann --consent "Ann Lee, by letter"'
+)
+def enroll(
+    recordings: Annotated[
+        list[Path], typer.Option(help="Clips of one speaker with transcripts: a.wav and a.txt.")
+    ],
+    name: Annotated[str, typer.Option(help="Of the voice.")],
+    consent: Annotated[str, typer.Option(help="Who agreed and how; kept in the voice's file.")],
+    out: Annotated[Path, typer.Option(help="Folder of voices.")] = Path("voices"),
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the clips, at most.")] = 30,
+    model: Base = "usat_small",
+    debug: Debug = False,
+) -> None:
+    """Learn a voice from minutes of speech into a small file; no other voice changes."""
+    with one_line_errors(debug):
+        _enroll(recordings, name, consent, out, epochs, model)
+
+
+def _enroll(
+    recordings: list[Path], name: str, consent: str, out: Path, epochs: int, model: str
+) -> None:
+    from speechcl.inference import VoiceCloner
+
+    cloner = VoiceCloner.from_pretrained(model)
+    found = cloner.enroll(recordings, name, consent=consent, folder=out, epochs=epochs)
+    for remark in found.remarks:
+        print(remark, file=sys.stderr)
+    print(
+        f"{found.file}: {found.file.stat().st_size / 1e6:.2f} MB, from {found.clips} clips, "
+        f"{found.speech_s:.0f} s; {found.before_db:.2f} dB from the recordings before, "
+        f"{found.after_db:.2f} dB after"
+    )
 
 
 @app.command(epilog="Example: speechcl report results/rwm results/fine_tune -o report.html")

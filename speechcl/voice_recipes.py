@@ -13,16 +13,17 @@ from speechbrain.utils.distributed import if_main_process, infer_device
 
 from speechcl.backbones.usat import USAT, VoiceConfig
 from speechcl.backbones.usat.files import read_config
-from speechcl.backbones.usat.voices import list_voices, save_voice
+from speechcl.backbones.usat.voice_files import save_voice
+from speechcl.backbones.usat.voices import list_voices
 from speechcl.brains.enrolment import Enroller
 from speechcl.data.audio import write_audio
 from speechcl.data.packed import pack_audio
-from speechcl.data.pool import seed_for
 from speechcl.data.resident_voices import ResidentVoices
 from speechcl.data.voice_corpora import (
     choose_speakers,
     deal_clips,
     describe_voices,
+    hold_out,
     keep_pairs,
     prepare_voices,
 )
@@ -33,8 +34,6 @@ from speechcl.task import Task, make_stream
 
 Row = Mapping[str, Any]
 Reader = Callable[..., list[dict[str, Any]]]
-
-_FEWEST_TO_HOLD_OUT_OF = 8
 
 
 def learn_corpus(
@@ -77,54 +76,6 @@ def enrol_corpus(
     rows = _corpus_rows(experiment, read, config, options, in_both=True)
     rows = hold_out(rows, hparams["valid_share"], hparams["data_seed"])
     return enrol_speakers(experiment, rows, about)
-
-
-def hold_out(rows: Sequence[Row], share: float, seed: int = 0) -> list[dict[str, Any]]:
-    """Hold a share of each speaker's training clips out, at least two, to stop training early.
-
-    Of a speaker with fewer than eight such clips none is held out.
-
-    Arguments
-    ---------
-    rows : Sequence
-        Manifest rows with ``ID``, ``speaker`` and ``split``.
-    share : float
-        From 0, for no clip at all, to below 1.
-    seed : int
-        The same seed, IDs and speakers give the same clips, in any order.
-
-    Returns
-    -------
-    list of dict
-        In the old order; the split of those held out is "valid".
-
-    Raises
-    ------
-    ValueError
-        If the share is out of range.
-
-    Example
-    -------
-    >>> rows = [{"ID": f"a{i}", "speaker": "a", "split": "train"} for i in range(8)]
-    >>> [row["split"] for row in hold_out(rows, 0.1)].count("valid")
-    2
-    >>> [row["split"] for row in hold_out(rows[1:], 0.1)].count("valid")
-    0
-    """
-    if not 0 <= share < 1:
-        raise ValueError(f"valid_share is {share}: set it to 0 or more, and below 1")
-    places_of: dict[str, list[int]] = {}
-    for place, row in enumerate(rows):
-        if row["split"] == "train":
-            places_of.setdefault(row["speaker"], []).append(place)
-    result = [dict(row) for row in rows]
-    for places in places_of.values():
-        if share and len(places) >= _FEWEST_TO_HOLD_OUT_OF:
-            places.sort(key=lambda place: seed_for(seed, rows[place]["ID"], "held out"))
-            count = min(max(2, round(share * len(places))), len(places) - 2)
-            for place in places[:count]:
-                result[place]["split"] = "valid"
-    return result
 
 
 def _corpus_rows(

@@ -18,7 +18,11 @@ _KEPT_COLUMNS = ("accent", "gender", "text")
 Source = str | os.PathLike
 
 
-def scan_folder(source: Source | Iterable[Source], skip_broken: bool = False) -> list[Row]:
+def scan_folder(
+    source: Source | Iterable[Source],
+    skip_broken: bool = False,
+    unknown_speaker: str | None = None,
+) -> list[Row]:
     """List genuine speech: folders, packs with a ``metadata.csv``, manifests, or several of them.
 
     A CSV manifest gives its genuine rows. A folder whose ``metadata.csv`` has the columns
@@ -32,6 +36,8 @@ def scan_folder(source: Source | Iterable[Source], skip_broken: bool = False) ->
         Where the speech is.
     skip_broken : bool
         Whether clips that cannot be opened are logged and left out, rather than an error.
+    unknown_speaker : str, optional
+        Who speaks in clips that lie in no folder; by default each is of a speaker of its own.
 
     Returns
     -------
@@ -55,7 +61,7 @@ def scan_folder(source: Source | Iterable[Source], skip_broken: bool = False) ->
     sources = [source] if isinstance(source, str | os.PathLike) else list(source)
     rows: list[Row] = []
     problems: list[str] = []
-    for row in (row for one in sources for row in _rows(_absolute(one))):
+    for row in (row for one in sources for row in _rows(_absolute(one), unknown_speaker)):
         try:
             row["duration"] = audio_duration_s(row["wav"])
         except AudioError as error:
@@ -85,7 +91,7 @@ def _absolute(source: Source) -> Path:
     return path
 
 
-def _rows(path: Path) -> Iterator[Row]:
+def _rows(path: Path, unknown_speaker: str | None) -> Iterator[Row]:
     if path.is_file():
         yield from _rows_of_pack(path) if _is_metadata(path) else _rows_of_manifest(path)
         return
@@ -94,7 +100,9 @@ def _rows(path: Path) -> Iterator[Row]:
         yield from _rows_of_pack(table)
     inside = {table.parent for table in packs}
     yield from _rows_of_folder(
-        path, [clip for clip in find_audio(path) if inside.isdisjoint(clip.parents)]
+        path,
+        [clip for clip in find_audio(path) if inside.isdisjoint(clip.parents)],
+        unknown_speaker,
     )
 
 
@@ -137,9 +145,9 @@ def _rows_of_manifest(path: Path) -> Iterator[Row]:
         yield _row(corpus, row["ID"], Path(row["wav"]), row.get("speaker") or "-", row)
 
 
-def _rows_of_folder(folder: Path, clips: list[Path]) -> Iterator[Row]:
+def _rows_of_folder(folder: Path, clips: list[Path], unknown_speaker: str | None) -> Iterator[Row]:
     flat = sum(clip.parent == folder for clip in clips)
-    if flat:
+    if flat and unknown_speaker is None:
         logger.warning(
             "%s: speakers of %d clips are unknown, each counts as one of its own: "
             "put every speaker's clips into a folder named after the speaker",
@@ -148,7 +156,8 @@ def _rows_of_folder(folder: Path, clips: list[Path]) -> Iterator[Row]:
         )
     for clip in clips:
         parts = clip.relative_to(folder).with_suffix("").parts
-        yield _row(folder.name, "-".join(parts), clip, parts[0], {})
+        speaker = parts[0] if len(parts) > 1 or unknown_speaker is None else unknown_speaker
+        yield _row(folder.name, "-".join(parts), clip, speaker, {})
 
 
 def _row(corpus: str, name: str, wav: Path, speaker: str, more: Mapping[str, str]) -> Row:

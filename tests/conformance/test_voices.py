@@ -5,13 +5,8 @@ import torch
 import yaml
 
 from speechcl.adapters import base_fingerprint
-from speechcl.backbones.usat.voices import (
-    list_voices,
-    load_voice,
-    remove_voice,
-    save_voice,
-    voice_tensors,
-)
+from speechcl.backbones.usat.voice_files import load_voice, save_voice
+from speechcl.backbones.usat.voices import list_voices, remove_voice, voice_tensors
 from speechcl.brains.enrolment import Enroller
 from speechcl.checkpoints import seed_everything
 from tests.kills import Killed, KillSwitch

@@ -4,14 +4,8 @@ import pytest
 import torch
 import yaml
 
-from speechcl.backbones.usat.voices import (
-    add_voice,
-    list_voices,
-    load_voice,
-    save_voice,
-    speaking,
-    voice_tensors,
-)
+from speechcl.backbones.usat.voice_files import load_voice, save_voice
+from speechcl.backbones.usat.voices import add_voice, list_voices, speaking, voice_tensors
 from speechcl.brains.enrolment import Enroller, EnrolmentBrain
 from speechcl.methods import USAT
 from speechcl.methods.usat import voices_of

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from speechcl.backbones.usat import USAT
-from speechcl.backbones.usat.voices import load_voice
+from speechcl.backbones.usat.voice_files import load_voice
+from speechcl.data.voice_corpora import hold_out
 from speechcl.results import read_results
 from speechcl.study import read_study
-from speechcl.voice_recipes import hold_out
 from tests.data.voice_corpora import trees
 
 RECIPES = Path(__file__).parents[2] / "recipes"

@@ -10,7 +10,8 @@ import yaml
 
 from speechcl import voice_recipes
 from speechcl.backbones.usat import USAT
-from speechcl.backbones.usat.voices import list_voices, load_voice
+from speechcl.backbones.usat.voice_files import load_voice
+from speechcl.backbones.usat.voices import list_voices
 from speechcl.experiment import run_recipe
 from speechcl.results import read_results
 from speechcl.study import read_study

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -20,10 +21,39 @@ from speechcl.data.files import atomic_path
 if TYPE_CHECKING:
     from speechcl.backbones.usat.model import USAT
 
-WEIGHTS, SIZES = "model.safetensors", "config.json"
+WEIGHTS, SIZES = "model*.safetensors", "config.json"
+PUBLISHED = Path(__file__).parents[2] / "assets"
 
 
-def save_model(model: USAT, folder: Path | str, dtype: torch.dtype = torch.float32) -> None:
+def model_folder(source: Path | str) -> Path:
+    """Return the folder of a voice model: the one that is meant, or a published one by its name.
+
+    Raises
+    ------
+    ValueError
+        If it is neither.
+
+    Example
+    -------
+    >>> model_folder("usat_small").parent.name
+    'assets'
+    """
+    for folder in (Path(source), PUBLISHED / source):
+        if (folder / SIZES).is_file() and any(folder.glob(WEIGHTS)):
+            return folder
+    known = ", ".join(sorted(place.parent.name for place in PUBLISHED.glob(f"usat*/{SIZES}")))
+    raise ValueError(
+        f"{source}: no {SIZES} and {WEIGHTS} in it; give a folder that a voice model was saved to, "
+        f"or the name of a published one: {known}"
+    )
+
+
+def save_model(
+    model: USAT,
+    folder: Path | str,
+    dtype: torch.dtype = torch.float32,
+    shard_mb: float = 5000,
+) -> None:
     """Write a model into a new folder; a kill leaves all of it or nothing.
 
     Arguments
@@ -34,6 +64,8 @@ def save_model(model: USAT, folder: Path | str, dtype: torch.dtype = torch.float
         That does not exist yet, or is empty.
     dtype : torch.dtype
         Of the weights in the file; ``torch.float16`` halves it.
+    shard_mb : float
+        Weights beyond go into several files, none larger.
 
     Raises
     ------
@@ -60,25 +92,22 @@ def save_model(model: USAT, folder: Path | str, dtype: torch.dtype = torch.float
         )
     with atomic_path(folder) as place:
         place.mkdir()
-        save_file(weights, place / WEIGHTS)
+        plan = split_torch_state_dict_into_shards(weights, max_shard_size=round(shard_mb * 1e6))
+        for file, names in plan.filename_to_tensors.items():
+            save_file({name: weights[name] for name in names}, place / file)
         sizes = json.dumps(dataclasses.asdict(model.config), indent=1)
         (place / SIZES).write_text(sizes + "\n", encoding="utf-8")
 
 
 def read_config(folder: Path | str) -> VoiceConfig:
-    """Read the sizes of the model in a folder.
+    """Read the sizes of the model in a folder, or of a published one by its name.
 
     Raises
     ------
     ValueError
         If there is no such file, or it is not one of a voice model.
     """
-    file = Path(folder) / SIZES
-    if not file.is_file() or not (Path(folder) / WEIGHTS).is_file():
-        raise ValueError(
-            f"{folder}: no {SIZES} and {WEIGHTS} in it; give a folder that a voice model was "
-            "saved to"
-        )
+    file = model_folder(folder) / SIZES
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
         known = {field.name: type(field.default) for field in dataclasses.fields(VoiceConfig)}
@@ -111,24 +140,26 @@ def read_weights(build: Callable[[], nn.Module], folder: Path | str) -> dict[str
         If the file is damaged, of other sizes, or holds numbers that are not finite; or if no model
         has such sizes.
     """
-    file = Path(folder) / WEIGHTS
-    try:
-        weights = load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{file}: no weights can be read ({error})") from error
+    folder = model_folder(folder)
+    weights: dict[str, Tensor] = {}
+    for file in sorted(folder.glob(WEIGHTS)):
+        try:
+            weights |= load_file(file)
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{file}: no weights can be read ({error})") from error
     try:
         with torch.device("meta"):
             own = build().state_dict()
     except (ValueError, RuntimeError) as error:
-        raise ValueError(f"{file.with_name(SIZES)}: no model has such sizes ({error})") from error
+        raise ValueError(f"{folder / SIZES}: no model has such sizes ({error})") from error
     wrong = sorted(own.keys() ^ weights.keys()) or sorted(
         name for name, one in own.items() if one.shape != weights[name].shape
     )
     if wrong:
-        raise ValueError(f"{file}: {wrong[0]} and {len(wrong) - 1} more do not fit {SIZES}")
+        raise ValueError(f"{folder}: {wrong[0]} and {len(wrong) - 1} more do not fit {SIZES}")
     broken = _not_finite(weights)
     if broken:
-        raise ValueError(f"{file}: {broken} holds numbers that are not finite")
+        raise ValueError(f"{folder}: {broken} holds numbers that are not finite")
     return {name: one.to(own[name].dtype) for name, one in weights.items()}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -141,6 +141,8 @@ class USAT(nn.Module):
     def from_pretrained(cls, folder: Path | str) -> USAT:
         """Read a model that ``save`` has written, ready to speak; nothing is executed.
 
+        ``folder`` may be the name of a published one: "usat_small".
+
         Raises
         ------
         ValueError
@@ -152,9 +154,9 @@ class USAT(nn.Module):
         model.load_state_dict(weights)
         return model.eval()
 
-    def save(self, folder: Path | str, dtype: torch.dtype = torch.float32) -> None:
+    def save(self, folder: Path | str, dtype: torch.dtype = torch.float32, **options: Any) -> None:
         """Write sizes and weights into a new folder, see ``files.save_model``."""
-        save_model(self, folder, dtype)
+        save_model(self, folder, dtype, **options)
 
     # ---- from speech
     def encode(

@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from speechcl.adapters.adapted import MARK
-from speechcl.adapters.files import read_tensors
-from speechcl.adapters.fingerprint import base_fingerprint
 from speechcl.backbones.usat.durations import SplineFlow, StochasticDurationPredictor
 from speechcl.backbones.usat.points import AdapterPoint
-from speechcl.data.files import atomic_path
 
 if TYPE_CHECKING:
     from speechcl.backbones.usat.model import USAT
 
 POSITIONS = ("h_res", "h_seq", "x_res", "x_seq")
-FORMAT = "speechcl voice 1"
 VECTOR = "vector"
 MAX_KERNEL = 99
 
@@ -270,7 +263,7 @@ def add_voice(model: USAT, name: str, vector: Tensor, spec: VoiceSpec | None = N
 
 def remove_voice(model: USAT, name: str) -> None:
     """Take a voice out; without any, nothing of them is left in the model."""
-    spec = _spec(model, name)
+    spec = spec_of(model, name)
     for point, *_ in voice_points(model, spec).values():
         del _bank(point)[MARK + name]
         if not _bank(point):
@@ -287,7 +280,7 @@ def list_voices(model: USAT) -> list[str]:
 
 def voice_tensors(model: USAT, name: str) -> dict[str, nn.Parameter]:
     """Return what a voice is made of: "vector", and the adapters' tensors by point."""
-    spec = _spec(model, name)
+    spec = spec_of(model, name)
     found = {VECTOR: model.vectors.adapters[MARK + name]}
     for path, (point, *_) in voice_points(model, spec).items():
         own = _bank(point)[MARK + name]
@@ -333,7 +326,7 @@ def speaking(
     each = [names] if isinstance(names, str) else list(names)
     known = list(dict.fromkeys([*among, *each]))
     for name in known:
-        _spec(model, name)
+        spec_of(model, name)
     vectors = torch.stack([model.vectors.adapters[MARK + name] for name in known])
     selection = model.selection
     before = selection.names, selection.index
@@ -350,84 +343,6 @@ def speaking(
         selection.names, selection.index = before
 
 
-def save_voice(
-    model: USAT, name: str, file: str | Path, dtype: torch.dtype = torch.float16
-) -> None:
-    """Write a voice into a safetensors file, whole or not at all.
-
-    Raises
-    ------
-    ValueError
-        If there is no such voice, or it holds numbers that ``dtype`` cannot.
-    """
-    own = voice_tensors(model, name)
-    tensors = {key: one.detach().cpu().to(dtype) for key, one in own.items()}
-    if not all(bool(one.isfinite().all()) for one in tensors.values()):
-        raise ValueError(
-            f"voice {name!r} holds numbers that are not finite in {dtype}: train it anew"
-        )
-    about = {
-        "format": FORMAT,
-        "name": name,
-        "spec": json.dumps(dataclasses.asdict(_spec(model, name))),
-        "fingerprint": base_fingerprint(model),
-    }
-    with atomic_path(file) as temporary:
-        save_file(tensors, temporary, about)
-
-
-def load_voice(model: USAT, file: str | Path, name: str | None = None) -> str:
-    """Put the voice of a file beside the base that it was made for; nothing in it is executed.
-
-    Arguments
-    ---------
-    model : USAT
-        The base.
-    file : str or Path
-        From ``save_voice``.
-    name : str, optional
-        By default the one it was saved with.
-
-    Returns
-    -------
-    str
-        The voice's name.
-
-    Raises
-    ------
-    ValueError
-        If the file is broken or no voice, or was made for another base. The model stays as it was.
-    """
-    file = Path(file)
-    about, tensors = read_tensors(file)
-    if about.get("format") != FORMAT:
-        raise ValueError(f"{file}: holds no voice: give a file that save_voice wrote")
-    try:
-        spec = VoiceSpec(**json.loads(about["spec"]))
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{file}: what its adapters are is broken: {error}") from error
-    if about.get("fingerprint") != base_fingerprint(model):
-        raise ValueError(f"{file}: was made for another base model: load that one first")
-    vector = tensors.get(VECTOR, torch.zeros(0)).float()
-    name = name or about.get("name", "")
-    add_voice(model, name, vector.to(next(model.parameters()).device), spec)
-    own = voice_tensors(model, name)
-    wrong = sorted(own.keys() ^ tensors.keys()) or [
-        key
-        for key, one in own.items()
-        if one.shape != tensors[key].shape
-        or not tensors[key].is_floating_point()
-        or not bool(tensors[key].isfinite().all())
-    ]
-    if wrong:
-        remove_voice(model, name)
-        raise ValueError(f"{file}: {wrong[0]} does not fit, and {len(wrong) - 1} more")
-    with torch.no_grad():
-        for key, one in own.items():
-            one.copy_(tensors[key])
-    return name
-
-
 class Vectors(nn.Module):
     """Holds the voices' vectors; their names in a state are those of adapters."""
 
@@ -441,7 +356,14 @@ def _bank(point: AdapterPoint) -> nn.ModuleDict:
     return point.adapter.adapters
 
 
-def _spec(model: USAT, name: str) -> VoiceSpec:
+def spec_of(model: USAT, name: str) -> VoiceSpec:
+    """Return what the adapters of a model's voice are.
+
+    Raises
+    ------
+    ValueError
+        If there is no such voice.
+    """
     if model.voice_spec is None or name not in list_voices(model):
         known = ", ".join(list_voices(model)) or "none"
         raise ValueError(f"the model has no voice {name!r}; it has {known}")

@@ -9,6 +9,7 @@ from speechcl.data.voice_corpora.selection import (
     choose_speakers,
     deal_clips,
     describe_voices,
+    hold_out,
     keep_pairs,
 )
 from speechcl.data.voice_corpora.vctk import read_vctk
@@ -17,6 +18,7 @@ __all__ = [
     "choose_speakers",
     "deal_clips",
     "describe_voices",
+    "hold_out",
     "keep_pairs",
     "prepare_voices",
     "read_esltts",

@@ -20,7 +20,9 @@ _NOTED = {"split", "age"}
 Path_ = str | os.PathLike
 
 
-def read_own_speech(source: Path_ | Iterable[Path_], adapt: bool = False) -> list[Row]:
+def read_own_speech(
+    source: Path_ | Iterable[Path_], adapt: bool = False, unknown_speaker: str | None = None
+) -> list[Row]:
     """List recordings with what is said in them.
 
     What :func:`speechcl.data.scan_folder` finds, each with a text: that of the manifest or pack,
@@ -35,6 +37,8 @@ def read_own_speech(source: Path_ | Iterable[Path_], adapt: bool = False) -> lis
     adapt : bool
         Packs may mark speakers by the split ``adapt``: those to adapt to. They are left out, or,
         if true, they alone are listed, with an empty split.
+    unknown_speaker : str, optional
+        Who speaks in clips that lie in no folder; by default each is of a speaker of its own.
 
     Returns
     -------
@@ -58,7 +62,7 @@ def read_own_speech(source: Path_ | Iterable[Path_], adapt: bool = False) -> lis
     [('ann', 'Hello.', '')]
     """
     sources = [source] if isinstance(source, str | os.PathLike) else list(source)
-    found = scan_folder(sources)
+    found = scan_folder(sources, unknown_speaker=unknown_speaker)
     # as the scan names them: a link keeps its name, ".." goes
     tables = [Path(os.path.abspath(one)) for one in sources]  # noqa: PTH100
     notes = {wav: note for one in tables for wav, note in _notes(one)}

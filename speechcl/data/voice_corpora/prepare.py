@@ -169,7 +169,7 @@ def _prepare_clip(job: _Job) -> Row | str | AudioError:
         elif row["duration"] < SHORTEST_S or row["duration"] > _HOPELESS_S:
             samples = round(row["duration"] * job.rate_hz)
         else:
-            waveform = _levelled(read_audio(row["wav"], job.rate_hz).numpy(), job.rate_hz)
+            waveform = levelled(read_audio(row["wav"], job.rate_hz).numpy(), job.rate_hz)
             samples = len(waveform)
     except AudioError as error:
         return error
@@ -196,8 +196,30 @@ def _reason(job: _Job, samples: int, ids: list[list[int]]) -> str:
     return "fewer frames than symbols" if " frames for " in found else found
 
 
-def _levelled(waveform: numpy.ndarray, rate_hz: int) -> numpy.ndarray:
-    """Cut silence off both ends and bring the peak to its level; nothing is left of silence."""
+def levelled(waveform: numpy.ndarray, rate_hz: int) -> numpy.ndarray:
+    """Cut silence off both ends and bring the peak to its level; nothing is left of silence.
+
+    Arguments
+    ---------
+    waveform : numpy.ndarray
+        Shape (time,), in [-1, 1].
+    rate_hz : int
+        Its rate.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (less time,).
+
+    Example
+    -------
+    >>> sound = numpy.zeros(16000, dtype=numpy.float32)
+    >>> len(levelled(sound, 16000))
+    0
+    >>> sound[4000:8000] = 0.1
+    >>> len(levelled(sound, 16000)), round(float(levelled(sound, 16000).max()), 2)
+    (5600, 0.95)
+    """
     if not waveform.any():
         return waveform[:0]
     size, margin = round(_FRAME_S * rate_hz), round(_MARGIN_S * rate_hz)

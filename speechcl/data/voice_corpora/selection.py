@@ -5,12 +5,14 @@ from __future__ import annotations
 import difflib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from speechcl.data.manifest_checks import Row
 from speechcl.data.pool import seed_for
 from speechcl.data.voice_corpora.common import log_left_out
 
 _FEWEST = 2  # clips of a speaker in a split, since a reference is another clip
+_FEWEST_TO_HOLD_OUT_OF = 8
 
 
 def choose_speakers(
@@ -192,3 +194,53 @@ def describe_voices(found: Sequence[Row], left_out: Mapping[str, str], used: Seq
             f"  {reasons.total()}{f' ({why})' if why else ''}"
         )
     return "\n".join(lines)
+
+
+def hold_out(
+    rows: Sequence[Mapping[str, Any]], share: float, seed: int = 0
+) -> list[dict[str, Any]]:
+    """Hold a share of each speaker's training clips out, at least two, to stop training early.
+
+    Of a speaker with fewer than eight such clips none is held out.
+
+    Arguments
+    ---------
+    rows : Sequence
+        Manifest rows with ``ID``, ``speaker`` and ``split``.
+    share : float
+        From 0, for no clip at all, to below 1.
+    seed : int
+        The same seed, IDs and speakers give the same clips, in any order.
+
+    Returns
+    -------
+    list of dict
+        In the old order; the split of those held out is "valid".
+
+    Raises
+    ------
+    ValueError
+        If the share is out of range.
+
+    Example
+    -------
+    >>> rows = [{"ID": f"a{i}", "speaker": "a", "split": "train"} for i in range(8)]
+    >>> [row["split"] for row in hold_out(rows, 0.1)].count("valid")
+    2
+    >>> [row["split"] for row in hold_out(rows[1:], 0.1)].count("valid")
+    0
+    """
+    if not 0 <= share < 1:
+        raise ValueError(f"valid_share is {share}: set it to 0 or more, and below 1")
+    places_of: dict[str, list[int]] = {}
+    for place, row in enumerate(rows):
+        if row["split"] == "train":
+            places_of.setdefault(row["speaker"], []).append(place)
+    result = [dict(row) for row in rows]
+    for places in places_of.values():
+        if share and len(places) >= _FEWEST_TO_HOLD_OUT_OF:
+            places.sort(key=lambda place: seed_for(seed, rows[place]["ID"], "held out"))
+            count = min(max(2, round(share * len(places))), len(places) - 2)
+            for place in places[:count]:
+                result[place]["split"] = "valid"
+    return result

@@ -8,9 +8,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from speechcl.backbones.usat import USAT
-from speechcl.backbones.usat.files import SIZES, WEIGHTS
+from speechcl.backbones.usat.files import PUBLISHED, SIZES
 from speechcl.backbones.usat.voices import add_voice, remove_voice
 from tests.toy import same
+
+WEIGHTS = "model.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +56,31 @@ def test_nothing_is_overwritten(model, folder):
 
 
 def test_where_there_is_no_model(tmp_path):
-    with pytest.raises(ValueError, match="no config.json and model.safetensors in it"):
+    with pytest.raises(ValueError, match=r"no config.json and model\*.safetensors.*: usat_small"):
         USAT.from_pretrained(tmp_path)
+
+
+def test_weights_in_several_files_come_back_and_none_may_be_missing(model, tmp_path):
+    model.save(tmp_path / "parts", shard_mb=0.5)
+    files = sorted((tmp_path / "parts").glob("*.safetensors"))
+    assert len(files) > 2
+    assert (
+        max(file.stat().st_size for file in files) < 0.54e6
+    )  # numbers take 0.5 MB, their names the rest
+    assert same(USAT.from_pretrained(tmp_path / "parts").state_dict(), model.state_dict())
+    files[1].unlink()
+    with pytest.raises(ValueError, match="do not fit config.json"):
+        USAT.from_pretrained(tmp_path / "parts")
+
+
+def test_the_published_model_is_found_by_name_and_described():
+    folder = PUBLISHED / "usat_small"
+    by_name = USAT.from_pretrained("usat_small")
+    assert by_name.config.rate_hz == 16000
+    assert same(by_name.state_dict(), USAT.from_pretrained(folder).state_dict())
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 40e6
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert all(word in card for word in ("Licence", "VCTK", "LibriSpeech", "speechocean762"))
 
 
 @pytest.mark.parametrize(

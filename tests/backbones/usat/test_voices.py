@@ -10,14 +10,13 @@ import torch
 from speechcl.adapters import base_fingerprint
 from speechcl.backbones.usat import USAT, preset
 from speechcl.backbones.usat.model import mask_of
+from speechcl.backbones.usat.voice_files import load_voice, save_voice
 from speechcl.backbones.usat.voices import (
     POSITIONS,
     VoiceSpec,
     add_voice,
     list_voices,
-    load_voice,
     remove_voice,
-    save_voice,
     speaking,
     voice_parameters,
     voice_points,

@@ -1,0 +1,5 @@
+"""Trained models at work."""
+
+from speechcl.inference.voice_cloner import VoiceCloner
+
+__all__ = ["VoiceCloner"]

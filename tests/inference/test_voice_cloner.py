@@ -1,0 +1,127 @@
+"""A text in the voice of a recording: what is read, what is said, what is refused."""
+
+import pytest
+import torch
+
+from speechcl.backbones.usat import USAT
+from speechcl.data.audio import write_audio
+from speechcl.inference import VoiceCloner
+from speechcl.inference.references import check_reference
+from speechcl.inference.voice_cloner import PAUSE_S
+
+RATE_HZ = 16000
+
+
+@pytest.fixture(scope="module")
+def cloner():
+    torch.manual_seed(0)
+    return VoiceCloner(USAT("usat_tiny"))
+
+
+def babble(seconds, seed=0, rate_hz=RATE_HZ):
+    """Tones with gaps, over a noise 50 dB below."""
+    generator = torch.Generator().manual_seed(seed)
+    time_s = torch.arange(round(seconds * rate_hz)) / rate_hz
+    tone = 0.5 * torch.sin(2 * torch.pi * (150 + 20 * seed) * time_s)
+    noise = 0.001 * torch.randn(len(time_s), generator=generator)
+    return tone * ((4 * time_s).long() % 4 != 3) + noise
+
+
+def clip(folder, name, seconds, seed=0, rate_hz=RATE_HZ):
+    write_audio(folder / name, babble(seconds, seed, rate_hz), rate_hz)
+    return folder / name
+
+
+# ---- what is heard
+def test_several_references_are_averaged_and_long_ones_are_heard_in_windows(cloner, tmp_path):
+    heard = cloner.hear([clip(tmp_path, "a.wav", 2, 1), clip(tmp_path, "b.wav", 3, 2)])
+    each = [cloner.vector([one]) for one in heard]
+    torch.testing.assert_close(cloner.vector(heard), (each[0] + each[1]) / 2)
+    (long,) = cloner.hear(clip(tmp_path, "long.wav", 24, 3))
+    with torch.no_grad():
+        windows = [cloner.model.speaker(one[None]) for one in long.waveform.tensor_split(3)]
+    torch.testing.assert_close(cloner.vector([long]), torch.stack(windows).mean(0))
+
+
+def test_any_rate_is_heard(cloner, tmp_path):
+    (heard,) = cloner.hear(clip(tmp_path, "a.flac", 2, rate_hz=44100))
+    assert 1.7 * RATE_HZ < len(heard.waveform) <= 2 * RATE_HZ
+    assert heard.remarks == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: 0 * x, "is silent"),
+        (lambda x: 1e-4 * x, "is silent"),
+        (lambda x: x[:6000], r"holds 0\.\d s of speech: give at least 0.5 s"),
+        (lambda x: x.repeat(400), "lasts over 10 minutes"),
+        (lambda x: x[:0], "is silent"),
+    ],
+)
+def test_recordings_that_tell_no_voice(change, message):
+    with pytest.raises(ValueError, match=message):
+        check_reference(change(babble(2)), RATE_HZ)
+
+
+@pytest.mark.parametrize(
+    ("change", "remark"),
+    [
+        (lambda x: x + 0.1 * torch.randn(len(x), generator=torch.manual_seed(0)), "is noisy"),
+        (lambda x: (4 * x).clamp(-1, 1), "is clipped"),
+    ],
+)
+def test_what_is_wrong_with_a_recording_is_said(change, remark):
+    (found,) = check_reference(change(babble(2)), RATE_HZ).remarks
+    assert found.startswith(remark)
+
+
+# ---- what is said
+def test_a_stream_is_what_say_returns_sentence_by_sentence(cloner, tmp_path):
+    reference = clip(tmp_path, "a.wav", 2)
+    text = "Hello there. How are you? Fine."
+    pieces = list(cloner.stream(text, reference=reference))
+    assert len(pieces) == 3
+    pause = round(PAUSE_S * RATE_HZ)
+    assert all(not piece[-pause:].any() for piece in pieces[:2])
+    assert pieces[2][-pause:].any()
+    assert torch.equal(torch.cat(pieces), cloner.say(text, reference=reference))
+    alone = cloner.say("Hello there.", reference=reference)
+    assert torch.equal(pieces[0][:-pause], alone)
+
+
+def test_seed_speed_and_accent_matter(cloner, tmp_path):
+    reference = clip(tmp_path, "a.wav", 2)
+    said = cloner.say("Rather late.", reference=reference)
+    assert torch.equal(said, cloner.say("Rather late.", reference=reference, seed=0))
+    others = ({"seed": 1}, {"length_scale": 2.0}, {"accent": "Scottish"})
+    for options in others:
+        other = cloner.say("Rather late.", reference=reference, **options)
+        assert other.shape != said.shape or not torch.equal(other, said)
+    assert len(cloner.say("Rather late.", reference=reference, length_scale=3.0)) > len(said)
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("?!", {}, "has nothing to say"),
+        ("", {}, "has nothing to say"),
+        ("Hi.", {"accent": "Martian"}, "accent is 'Martian': use one of American, British"),
+        ("Hi.", {"length_scale": 0.0}, "length_scale is 0.0: set it between"),
+        ("Hi.", {"voice": "x.safetensors"}, "either a reference or a voice"),
+        ("Hi.", {"reference": None}, "either a reference or a voice"),
+        ("Hi.", {"reference": []}, "at least one"),
+        ("Hi.", {"reference": "none.wav"}, "none.wav"),
+        ("Hi.", {"reference": None, "voice": "none.safetensors"}, "none.safetensors: no such"),
+    ],
+)
+def test_what_cannot_be_said(cloner, tmp_path, text, options, message):
+    given = {"reference": clip(tmp_path, "a.wav", 2), **options}
+    with pytest.raises(ValueError, match=message):
+        cloner.say(text, **given)
+
+
+def test_nothing_that_is_said_changes_the_base(cloner, tmp_path):
+    before = cloner.fingerprint
+    cloner.say("Hello.", reference=clip(tmp_path, "a.wav", 2))
+    assert cloner.fingerprint == before
