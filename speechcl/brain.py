@@ -117,6 +117,11 @@ class ContinualBrain(sb.Brain):
             return batch
         return {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
 
+    def print_trainable_parameters(self) -> None:
+        """Log how much is trained; where nothing is, as in measuring, there is nothing to say."""
+        if any(p.requires_grad for p in self.modules.parameters()):
+            super().print_trainable_parameters()
+
     def learners(self) -> nn.ModuleDict:
         """Return the modules that the method may train; all, but for those of an adversary."""
         return self.raw

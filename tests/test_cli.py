@@ -10,13 +10,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import soundfile
+import torch
 from typer.testing import CliRunner
 
 from speechcl import doctor
+from speechcl.backbones.usat import USAT
 from speechcl.cli import app
+from speechcl.data.audio import write_audio
+from speechcl.data.espeak import speak
 from speechcl.data.manifest import read_manifest
 
-COMMANDS = ("spoof", "report", "doctor")
+COMMANDS = ("spoof", "report", "doctor", "say", "enroll")
 
 
 def run(*arguments):
@@ -32,6 +36,12 @@ def assert_one_line(result, message):
     assert result.exit_code == 1
     assert re.fullmatch(f"speechcl: .*{message}.*\n", result.stderr)
     assert result.stdout == ""
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Files without a folder go where nothing is lost."""
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
@@ -204,6 +214,53 @@ cli.main()
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=10)
     assert (process.returncode, error) == (130, "speechcl: interrupted\n")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    USAT("usat_tiny").save(folder)
+    return folder
+
+
+def spoken_clips(folder):
+    for k, text in enumerate(("Where do we go from here?", "I have not seen it before.")):
+        waveform, rate_hz = speak(text, "en-us+f2")
+        write_audio(folder / f"{k}.wav", waveform, rate_hz)
+        (folder / f"{k}.txt").write_text(text)
+    return folder
+
+
+def test_say_speaks_as_a_clip_or_as_an_enrolled_voice(base, tmp_path):
+    clips = spoken_clips(tmp_path / "ann")
+    said = run("say", "Hello. Bye.", "--reference", clips / "0.wav", "--model", base, "-o", "a.wav")
+    assert said.exit_code == 0, said.stderr
+    given = ("--recordings", clips, "--name", "ann", "--consent", "by letter", "--epochs", 1)
+    enrolled = run("enroll", *given, "--out", tmp_path / "voices", "--model", base)
+    assert enrolled.exit_code == 0, enrolled.stderr
+    assert re.match(r".*ann.safetensors: 0.\d\d MB, from 2 clips, \d s; ", enrolled.stdout)
+    voice = tmp_path / "voices" / "ann.safetensors"
+    other = run("say", "Hello. Bye.", "--voice", voice, "--model", base, "-o", "b.flac")
+    assert other.exit_code == 0, other.stderr
+    first, second = (soundfile.read(name)[0] for name in ("a.wav", "b.flac"))
+    assert len(first) != len(second) or not np.array_equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("Hi.", "--reference", "none.wav"), "none.wav"),
+        (("...", "--voice", "none.safetensors"), "has nothing to say"),
+        (("Hi.", "--voice", "none.safetensors"), "none.safetensors: no such"),
+        (("Hi.", "--voice", "x", "-o", "a.mp3"), "a.mp3.*: end the name in .wav or .flac"),
+        (("Hi.", "--voice", "x", "--model", "nowhere"), "nowhere: no config.json.*usat_small"),
+    ],
+)
+def test_what_cannot_be_said_is_one_line(base, tmp_path, arguments, message):
+    model = () if "--model" in arguments else ("--model", base)
+    assert_one_line(run("say", *arguments, *model), message)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_doctor_prints_text_and_json():
