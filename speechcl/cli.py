@@ -4,14 +4,14 @@
 import importlib.metadata
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-INTERRUPTED = 130
+from speechcl.command_line import Base, Debug, one_line_errors
+from speechcl.voices_cli import voices
+
 SPOOF_CLIP_S = 4.0
 
 app = typer.Typer(
@@ -20,8 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Debug = Annotated[bool, typer.Option("--debug", help="Show where an error came from.")]
+app.add_typer(voices, name="voices")
 
 
 def main() -> None:
@@ -39,45 +38,6 @@ def main() -> None:
     0
     """
     app(prog_name="speechcl")
-
-
-@contextmanager
-def one_line_errors(debug: bool) -> Iterator[None]:
-    """Turn errors about the user's data, model or installation into one line and exit code 1.
-
-    Others are our own mistakes and keep their traceback. Ctrl-C exits with 130.
-
-    Arguments
-    ---------
-    debug : bool
-        Let every error through with its traceback.
-
-    Example
-    -------
-    >>> try:
-    ...     with one_line_errors(debug=False):
-    ...         raise ValueError("clip.wav: holds no samples")
-    ... except typer.Exit as stopped:
-    ...     stopped.exit_code
-    1
-    """
-    try:
-        yield
-    except KeyboardInterrupt:
-        print("speechcl: interrupted", file=sys.stderr)
-        raise typer.Exit(INTERRUPTED) from None
-    except (ValueError, OSError, ImportError) as error:
-        if debug:
-            raise
-        print(f"speechcl: {_one_line(error)}", file=sys.stderr)
-        raise typer.Exit(1) from None
-
-
-def _one_line(error: Exception) -> str:
-    text = str(error)
-    if isinstance(error, OSError) and error.strerror:
-        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return " ".join(text.split()) or type(error).__name__
 
 
 def _show_version(wanted: bool) -> None:
@@ -173,11 +133,6 @@ def _spoof(
         genuine, attacks, out, seed=seed, workers=workers, max_duration_s=SPOOF_CLIP_S
     )
     print(f"{len(genuine)} genuine clips, {len(attacks)} attacks: {out}")
-
-
-Base = Annotated[
-    str, typer.Option("--model", help="Voice model: a folder, or the name of a published one.")
-]
 
 
 @app.command(epilog='Example: speechcl say "Good morning." --reference clip.wav -o morning.wav')

@@ -52,7 +52,7 @@ class VoiceCloner:
 
     def __init__(self, model: USAT) -> None:
         self.model = model.eval()
-        self.loaded: dict[str, str] = {}  # names of voices beside the base, by file
+        self.loaded: dict[tuple, str] = {}  # names of voices beside the base, by file and time
 
     @classmethod
     def from_pretrained(cls, source: Source = "usat_small", device: str = "cpu") -> VoiceCloner:
@@ -109,10 +109,12 @@ class VoiceCloner:
         ValueError
             If the file is broken, or was made for another base.
         """
-        path = str(Path(file).resolve())
-        if path not in self.loaded:  # by a number, as two files may hold voices of one name
-            self.loaded[path] = load_voice(self.model, path, name=f"voice {len(self.loaded)}")
-        return self.loaded[path]
+        path = Path(file).resolve()
+        found = path.stat() if path.is_file() else None
+        key = (path, found and found.st_mtime_ns, found and found.st_size)
+        if key not in self.loaded:  # by a number, as two files may hold voices of one name
+            self.loaded[key] = load_voice(self.model, path, name=f"voice {len(self.loaded)}")
+        return self.loaded[key]
 
     def enroll(self, recordings: Source | Sequence[Source], name: str, **options: Any) -> Enrolled:
         """Enrol a voice into a file, see ``speechcl.inference.enrolment.enrol``."""
