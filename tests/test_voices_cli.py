@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from speechcl.backbones.usat import USAT
 from speechcl.backbones.usat.voice_files import save_voice
-from speechcl.backbones.usat.voices import add_voice, remove_voice
+from speechcl.backbones.usat.voices import add_voice, remove_voice, voice_parameters
 from speechcl.cli import app
 
 
@@ -66,7 +66,10 @@ def test_test_compares_with_the_last_one(folder):
     assert again.exit_code == 0, again.stderr
     assert [row["duration"] for row in json.loads(again.stdout)] == [0.0, 0.0]
     model = USAT.from_pretrained(folder.parent / "base")
-    add_voice(model, "bob", 30 * torch.ones(32))
+    add_voice(model, "bob", torch.ones(32))
+    with torch.no_grad():
+        for parameter in voice_parameters(model, "bob"):
+            parameter.add_(0.3 * torch.randn_like(parameter))
     save_voice(model, "bob", folder / "bob.safetensors")
     changed = run(*given, "--most-db", "0.01", "--json")
     assert changed.exit_code == 1
