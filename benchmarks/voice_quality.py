@@ -46,9 +46,11 @@ class Listener:
         self.decoder = Decoder(samprate=RATE_HZ, loglevel="FATAL")
 
     def vector(self, sound: numpy.ndarray) -> numpy.ndarray:
+        """Return resemblyzer's unit vector of who speaks."""
         return self.encoder.embed_utterance(preprocess_wav(sound, RATE_HZ))
 
     def words(self, sound: numpy.ndarray) -> list[str]:
+        """Return what pocketsphinx understands."""
         self.decoder.start_utt()
         raw = (sound.clip(-1, 1) * 32767).astype(numpy.int16).tobytes()
         self.decoder.process_raw(raw, full_utt=True)
@@ -57,6 +59,7 @@ class Listener:
         return heard.hypstr.split() if heard else []
 
     def judge(self, sound: numpy.ndarray, text: str, own: numpy.ndarray) -> dict[str, float]:
+        """Return what is measured of one clip, beside the vector of its speaker."""
         sound = (0.9 * sound / max(numpy.abs(sound).max(), 1e-3)).astype(numpy.float32)
         said = re.sub("[^a-z' ]", " ", text.lower()).split()
         return {
@@ -139,7 +142,8 @@ def measure_speaker(
             took_s = time.perf_counter() - begun
             found[mode] = listener.judge(sound, one["text"], own)
             found[mode]["real_time"] = took_s * cloner.rate_hz / len(sound)
-            write_audio(folder / "said" / f"{name}_{k}_{mode}.wav", torch.from_numpy(sound), RATE_HZ)
+            file = folder / "said" / f"{name}_{k}_{mode}.wav"
+            write_audio(file, torch.from_numpy(sound), RATE_HZ)
         for mode, row in found.items():
             native = clips[0]["native"].lower() in ("1", "true", "yes")
             judged.append(

@@ -12,6 +12,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice, zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -33,18 +34,21 @@ Treatment = Callable[[np.ndarray], tuple[np.ndarray, int]]
 
 
 def clips(folder: Path | None, count: int, least_s: float) -> Iterator[torch.Tensor]:
-    """Yield speech at ``RATE_HZ``, of as many speakers as there are."""
+    """Yield speech at ``RATE_HZ``, of all speakers in turn."""
     if folder is None:
         for number in range(count):
             text = sentence(number, 0, number)
             voice = VOICES[number % len(VOICES)]
             yield dry_speech(f"{text} {text}", voice, 0, number, RATE_HZ)
         return
+    speakers: dict[str, list[str]] = {}
     with (folder / "speech-tts" / "metadata.csv").open(encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if float(row["duration"]) >= least_s]
-    chosen = np.random.default_rng(0).permutation(len(rows))[:count]
-    for index in chosen:
-        yield read_audio(folder / "speech-tts" / rows[index]["path"], RATE_HZ)
+        for row in csv.DictReader(file):
+            if float(row["duration"]) >= least_s:
+                speakers.setdefault(row["speaker"], []).append(row["path"])
+    in_turn = (path for turn in zip_longest(*speakers.values()) for path in turn if path)
+    for path in islice(in_turn, count):
+        yield read_audio(folder / "speech-tts" / path, RATE_HZ)
 
 
 def coded(kind: str, kbit_s: float) -> Treatment:
@@ -195,7 +199,7 @@ def level(folder: Path | None, count: int) -> None:
         for sums, signal in ((speech, clip), (mark, change)):
             power = np.abs(np.fft.rfft(signal.numpy())) ** 2
             sums += np.histogram(frequency_hz, edges_hz, weights=power)[0]
-    below_db = 10 * np.log10(speech / mark)
+    below_db = 10 * np.log10(speech / np.maximum(mark, 1e-9 * speech))
     line = {
         "name": "watermark_level",
         "clips": len(wholes),
@@ -231,9 +235,10 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    survival(options.data_folder, 2 if options.quick else 100, [3] if options.quick else [1.5, 2, 3, 5])
-    false_alarms(options.data_folder if not options.quick else None, 2)
-    level(options.data_folder, 2 if options.quick else 100)
+    count = 2 if options.quick else 100
+    survival(options.data_folder, count, [3] if options.quick else [1.5, 2, 3, 5])
+    false_alarms(None if options.quick else options.data_folder, count)
+    level(options.data_folder, count)
     speed(2 if options.quick else 60)
 
 

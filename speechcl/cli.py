@@ -9,7 +9,14 @@ from typing import Annotated, Any
 
 import typer
 
-from speechcl.command_line import Base, Debug, one_line_errors
+from speechcl.command_line import (
+    Base,
+    Debug,
+    Protected,
+    one_line_errors,
+    protected_voices,
+    show_table,
+)
 from speechcl.voices_cli import voices
 
 SPOOF_CLIP_S = 4.0
@@ -144,18 +151,20 @@ def say(
     ] = None,
     voice: Annotated[Path | None, typer.Option(help="File of an enrolled voice instead.")] = None,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Sound to write, .wav or .flac.")
+        Path, typer.Option("--output", "-o", help="Sound to write: .wav, .flac, .ogg or .mp3.")
     ] = Path("speech.wav"),
     accent: Annotated[str, typer.Option(help="Whose pronunciation.")] = "American",
     length_scale: Annotated[float, typer.Option(help="Above 1 for slower speech.")] = 1.0,
     seed: Annotated[int, typer.Option(help="The same seed says it the same way.")] = 0,
     model: Base = "usat_small",
+    protected: Protected = None,
     debug: Debug = False,
 ) -> None:
     """Speak a text in the voice of a recording, or in an enrolled one."""
     with one_line_errors(debug):
         options = {"accent": accent, "length_scale": length_scale, "seed": seed}
-        _say(sys.stdin.read() if text == "-" else text, reference, voice, output, model, options)
+        text = sys.stdin.read() if text == "-" else text
+        _say(text, reference, voice, output, model, protected, options)
 
 
 def _say(
@@ -164,26 +173,23 @@ def _say(
     voice: Path | None,
     output: Path,
     model: str,
+    protected: Path | None,
     options: dict[str, Any],
 ) -> None:
     if bool(references) == bool(voice):
         raise typer.BadParameter("give one or the other", param_hint="--reference, --voice")
-    import torch
-    from tqdm import tqdm
-
-    from speechcl.data.audio import check_output, write_audio
     from speechcl.inference import VoiceCloner
-    from speechcl.inference.voice_cloner import symbols_of
+    from speechcl.safety.provenance import check_suffix, describe, write_speech
 
-    check_output(output)  # before a long text is spoken
-    cloner = VoiceCloner.from_pretrained(model)
+    check_suffix(output)  # before a long text is spoken
+    cloner = VoiceCloner.from_pretrained(model, protected=protected_voices(protected))
     for path in references or []:
         for remark in cloner.hear(path)[0].remarks:
             print(f"{path} {remark}", file=sys.stderr)
-    count = len(symbols_of(text, options["accent"]))
-    pieces = cloner.stream(text, reference=references or None, voice=voice, **options)
-    spoken = torch.cat(list(tqdm(pieces, total=count, unit="sentence", disable=None, leave=False)))
-    write_audio(output, spoken, cloner.rate_hz)
+    options |= {"reference": references} if references else {"voice": voice}
+    spoken = cloner.say(text, progress=True, **options)
+    fields = describe(text, voice.stem if voice else "reference", cloner.fingerprint)
+    write_speech(output, spoken, cloner.rate_hz, fields)
     print(f"{output}: {len(spoken) / cloner.rate_hz:.1f} s")
 
 
@@ -199,19 +205,26 @@ def enroll(
     out: Annotated[Path, typer.Option(help="Folder of voices.")] = Path("voices"),
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the clips, at most.")] = 30,
     model: Base = "usat_small",
+    protected: Protected = None,
     debug: Debug = False,
 ) -> None:
     """Learn a voice from minutes of speech into a small file; no other voice changes."""
     with one_line_errors(debug):
-        _enroll(recordings, name, consent, out, epochs, model)
+        _enroll(recordings, name, consent, out, epochs, model, protected)
 
 
 def _enroll(
-    recordings: list[Path], name: str, consent: str, out: Path, epochs: int, model: str
+    recordings: list[Path],
+    name: str,
+    consent: str,
+    out: Path,
+    epochs: int,
+    model: str,
+    protected: Path | None,
 ) -> None:
     from speechcl.inference import VoiceCloner
 
-    cloner = VoiceCloner.from_pretrained(model)
+    cloner = VoiceCloner.from_pretrained(model, protected=protected_voices(protected))
     found = cloner.enroll(recordings, name, consent=consent, folder=out, epochs=epochs)
     for remark in found.remarks:
         print(remark, file=sys.stderr)
@@ -220,6 +233,22 @@ def _enroll(
         f"{found.speech_s:.0f} s; {found.before_db:.2f} dB from the recordings before, "
         f"{found.after_db:.2f} dB after"
     )
+
+
+@app.command(epilog="Example: speechcl detect clips/ more/a.mp3 --json")
+def detect(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE|FOLDER...", help="Sound files, or folders."),
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Tell which files speechcl has made: by what they say of themselves, and by a watermark."""
+    with one_line_errors(debug):
+        from speechcl.safety.detection import detect_files
+
+        show_table(detect_files(sources), as_json)
 
 
 @app.command(epilog="Example: speechcl report results/rwm results/fine_tune -o report.html")

@@ -1,15 +1,20 @@
 """What all commands share: options, and errors of one line."""
 
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 INTERRUPTED = 130
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show where an error came from.")]
+Protected = Annotated[
+    Path | None, typer.Option(help="List of protected voices, which are refused.")
+]
 Base = Annotated[
     str, typer.Option("--model", help="Voice model: a folder, or the name of a published one.")
 ]
@@ -52,3 +57,31 @@ def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return " ".join(text.split()) or type(error).__name__
+
+
+def protected_voices(file: Path | None) -> Any:
+    """Return the list of protected voices in a file, if one is given."""
+    if file is None:
+        return None
+    from speechcl.safety.protected import ProtectedVoices
+
+    return ProtectedVoices.load(file)
+
+
+def show_table(rows: list[dict[str, Any]], as_json: bool) -> None:
+    """Print rows as a table without its empty columns, or as JSON."""
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    columns = [key for key in (rows[0] if rows else ()) if any(row[key] for row in rows)]
+    table = Table(*columns, box=None)
+    for row in rows:
+        table.add_row(*(_cell(row[key]) for key in columns))
+    Console().print(table if rows else "no voices")
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str("" if value is None else value)

@@ -1,14 +1,13 @@
 """``speechcl voices``: a folder of enrolled voices, listed, verified, tested, made smaller."""
 
 # Whatever takes long to import is imported inside the commands, so that help comes at once.
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from speechcl.command_line import Base, Debug, one_line_errors
+from speechcl.command_line import Base, Debug, one_line_errors, show_table
 
 voices = typer.Typer(no_args_is_help=True, help="Look after the voices in a folder.")
 
@@ -24,7 +23,7 @@ def list_voices(folder: Folder, as_json: AsJson = False, debug: Debug = False) -
 
         rows = VoiceRegistry(folder).records()
         columns = ("voice", "consent", "date", "speech_s", "mb", "fingerprint", "problem")
-        _show([{key: row.get(key, "") for key in columns} for row in rows], as_json)
+        show_table([{key: row.get(key, "") for key in columns} for row in rows], as_json)
 
 
 @voices.command(epilog="Example: speechcl voices verify voices/")
@@ -39,7 +38,7 @@ def verify(
         registry = VoiceRegistry(folder)
         problems = registry.verify(VoiceCloner.from_pretrained(model))
         rows = [{"voice": name, "problem": problems.get(name, "")} for name in registry.voices()]
-        _show(rows, as_json)
+        show_table(rows, as_json)
         if problems:
             raise typer.Exit(1)
 
@@ -78,7 +77,7 @@ def _speak_again(folder: Path, model: str, limits: Any, accept: bool, as_json: b
         print(f"who speaks is not compared: {error}", file=sys.stderr)
         verifier = None
     rows = as_rows(registry.test(cloner, verifier), limits)
-    _show([{**row, "beyond": " ".join(row["beyond"])} for row in rows], as_json)
+    show_table([{**row, "beyond": " ".join(row["beyond"])} for row in rows], as_json)
     if rows and all(row["duration"] is None for row in rows):
         print("what was said is kept: the next test compares with it", file=sys.stderr)
     if accept:
@@ -99,6 +98,26 @@ def remove(
         _remove(folder, name, model)
 
 
+@voices.command(epilog="Example: speechcl voices protect protected.safetensors ann clips/*.wav")
+def protect(
+    file: Annotated[Path, typer.Argument(help="List of protected voices, made if need be.")],
+    name: Annotated[str, typer.Argument(help="Whose voice it is.")],
+    recordings: Annotated[list[Path], typer.Argument(help="Recordings of the voice.")],
+    debug: Debug = False,
+) -> None:
+    """Add a voice to a list that say and enroll refuse, given as --protected."""
+    with one_line_errors(debug):
+        from speechcl.data.audio import read_audio
+        from speechcl.safety.protected import ProtectedVoices
+        from speechcl.safety.verifier import SpeakerVerifier
+
+        listed = ProtectedVoices.load(file) if file.exists() else ProtectedVoices()
+        sounds = ((read_audio(path, 16_000), 16_000) for path in recordings)
+        listed.add_recordings(name, sounds, SpeakerVerifier())
+        listed.save(file)
+        print(f"{file}: {', '.join(listed.names)}")
+
+
 def _remove(folder: Path, name: str, model: str) -> None:
     from speechcl.inference import VoiceCloner
     from speechcl.inference.voice_registry import VoiceRegistry
@@ -112,21 +131,3 @@ def _remove(folder: Path, name: str, model: str) -> None:
             "can be said of that one: give it as --model next time"
         )
     print(f"{model} is byte for byte what it was when {name} was enrolled: SHA-256 {base}")
-
-
-def _show(rows: list[dict[str, Any]], as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(rows, indent=2))
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    columns = [key for key in (rows[0] if rows else ()) if any(row[key] for row in rows)]
-    table = Table(*columns, box=None)
-    for row in rows:
-        table.add_row(*(_cell(row[key]) for key in columns))
-    Console().print(table if rows else "no voices")
-
-
-def _cell(value: Any) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else str("" if value is None else value)

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,7 +21,7 @@ from speechcl.data.audio import write_audio
 from speechcl.data.espeak import speak
 from speechcl.data.manifest import read_manifest
 
-COMMANDS = ("spoof", "report", "doctor", "say", "enroll")
+COMMANDS = ("spoof", "report", "doctor", "say", "enroll", "detect")
 
 
 def run(*arguments):
@@ -244,6 +245,11 @@ def test_say_speaks_as_a_clip_or_as_an_enrolled_voice(base, tmp_path):
     other = run("say", "Hello. Bye.", "--voice", voice, "--model", base, "-o", "b.flac")
     assert other.exit_code == 0, other.stderr
     first, second = (soundfile.read(name)[0] for name in ("a.wav", "b.flac"))
+    made = json.loads(run("detect", ".", clips, "--json").stdout)
+    says = {Path(row["file"]).name: (row["made_by"], row["voice"]) for row in made}
+    assert says["a.wav"] == ("speechcl", "reference")
+    assert says["b.flac"] == ("speechcl", "ann")
+    assert says["0.wav"] == says["1.wav"] == ("", "")
     assert len(first) != len(second) or not np.array_equal(first, second)
 
 
@@ -253,7 +259,7 @@ def test_say_speaks_as_a_clip_or_as_an_enrolled_voice(base, tmp_path):
         (("Hi.", "--reference", "none.wav"), "none.wav"),
         (("...", "--voice", "none.safetensors"), "has nothing to say"),
         (("Hi.", "--voice", "none.safetensors"), "none.safetensors: no such"),
-        (("Hi.", "--voice", "x", "-o", "a.mp3"), "a.mp3.*: end the name in .wav or .flac"),
+        (("Hi.", "--voice", "x", "-o", "a.mp4"), "a.mp4.*: end the name in one of .wav"),
         (("Hi.", "--voice", "x", "--model", "nowhere"), "nowhere: no config.json.*usat_small"),
     ],
 )

@@ -128,7 +128,9 @@ def write_audio(path: str | os.PathLike, waveform: torch.Tensor | np.ndarray, ra
     tensor([ 0.0000,  0.5000, -1.0000,  1.0000])
     """
     shown = show_path(path)
-    format_name = check_output(path)
+    format_name = _FORMATS.get(Path(path).suffix.lower())
+    if format_name is None:
+        raise AudioError(f"{shown}: sound is written as WAV or FLAC: end the name in .wav or .flac")
     if not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
         raise AudioError(f"{shown}: rate_hz is {rate_hz}: choose {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz")
     samples = torch.as_tensor(waveform).detach().to("cpu", torch.float32).numpy()
@@ -137,27 +139,6 @@ def write_audio(path: str | os.PathLike, waveform: torch.Tensor | np.ndarray, ra
     soundfile.write(encoded, samples.clip(-1.0, 1.0), rate_hz, "PCM_16", format=format_name)
     with atomic_path(path) as temporary:
         temporary.write_bytes(encoded.getvalue())
-
-
-def check_output(path: str | os.PathLike) -> str:
-    """Return the format that a file of this name is written in.
-
-    Raises
-    ------
-    AudioError
-        If there is none.
-
-    Example
-    -------
-    >>> check_output("a.flac")
-    'FLAC'
-    """
-    format_name = _FORMATS.get(Path(path).suffix.lower())
-    if format_name is None:
-        raise AudioError(
-            f"{show_path(path)}: sound is written as WAV or FLAC: end the name in .wav or .flac"
-        )
-    return format_name
 
 
 def _seek(

@@ -8,13 +8,14 @@ import importlib.metadata
 import os
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy
 import torch
+from torch import Tensor
 
 from speechcl.backbones.usat import USAT
 from speechcl.backbones.usat.voice_files import save_voice
@@ -58,6 +59,7 @@ def enrol(
     epochs: int = 30,
     patience: int = 5,
     progress: bool = True,
+    check: Callable[[Tensor, str], None] | None = None,
 ) -> Enrolled:
     """Fit adapters and a vector to one speaker's recordings, and write them into a file.
 
@@ -78,6 +80,8 @@ def enrol(
         Passes over the clips, at most; it ends after ``patience`` without gain on held-out ones.
     progress : bool
         Whether a bar is shown.
+    check : Callable, optional
+        Called with each clip (time,) and its name; raises a ValueError to refuse it.
 
     Returns
     -------
@@ -102,6 +106,9 @@ def enrol(
     own = copy.deepcopy(model)
     with tempfile.TemporaryDirectory() as place:
         voices, remarks = _recordings(recordings, name, own, Path(place))
+        if check is not None:
+            for row in voices.rows:
+                check(voices.pack.read(voices.pack.place_of[row["ID"]]), row["ID"])
         task = _task(voices, name)
         engine = Engine(
             brain=EnrolmentBrain,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from speechcl.adapters.fingerprint import base_fingerprint
 from speechcl.backbones.usat import USAT
@@ -20,6 +22,11 @@ from speechcl.data.phonemes import numbers, phonemes
 from speechcl.inference.enrolment import Enrolled, enrol
 from speechcl.inference.references import Reference, read_reference
 from speechcl.inference.sentences import split_sentences
+from speechcl.safety.protected import ProtectedVoices
+from speechcl.safety.verifier import SpeakerVerifier
+from speechcl.safety.watermark import add_watermark
+
+logger = logging.getLogger(__name__)
 
 Source = str | os.PathLike
 PAUSE_S = 0.2  # between sentences
@@ -34,6 +41,8 @@ class VoiceCloner:
     ---------
     model : USAT
         The base, which nothing here changes.
+    protected : ProtectedVoices, optional
+        Voices that are refused: as references, in recordings to enrol, and in what is spoken.
 
     Source
     ------
@@ -50,12 +59,19 @@ class VoiceCloner:
     1
     """
 
-    def __init__(self, model: USAT) -> None:
+    def __init__(self, model: USAT, protected: ProtectedVoices | None = None) -> None:
         self.model = model.eval()
+        self.protected = protected
+        self.verifier = SpeakerVerifier() if protected else None
         self.loaded: dict[tuple, str] = {}  # names of voices beside the base, by file and time
 
     @classmethod
-    def from_pretrained(cls, source: Source = "usat_small", device: str = "cpu") -> VoiceCloner:
+    def from_pretrained(
+        cls,
+        source: Source = "usat_small",
+        device: str = "cpu",
+        protected: ProtectedVoices | None = None,
+    ) -> VoiceCloner:
         """Load the base from a model folder, or a published one by its name.
 
         Raises
@@ -63,7 +79,7 @@ class VoiceCloner:
         ValueError
             If there is none, or it is damaged.
         """
-        return cls(USAT.from_pretrained(os.fspath(source)).to(device))
+        return cls(USAT.from_pretrained(os.fspath(source)).to(device), protected)
 
     @property
     def rate_hz(self) -> int:
@@ -81,11 +97,33 @@ class VoiceCloner:
         return base_fingerprint(self.model)
 
     def hear(self, references: Source | Sequence[Source]) -> list[Reference]:
-        """Read recordings of a voice, see ``speechcl.inference.references.read_reference``."""
+        """Read recordings of a voice, see ``speechcl.inference.references.read_reference``.
+
+        Raises
+        ------
+        ValueError
+            If one cannot be read, tells no voice, or is of a protected one.
+        """
         sources = [references] if isinstance(references, (str, os.PathLike)) else references
         if not sources:
             raise ValueError("no recording of the voice was given: give at least one")
-        return [read_reference(source, self.rate_hz) for source in sources]
+        heard = [read_reference(source, self.rate_hz) for source in sources]
+        for source, one in zip(sources, heard, strict=True):
+            self._refuse_protected(one.waveform, os.fspath(source))
+        return heard
+
+    def _refuse_protected(self, waveform: Tensor, what: str) -> None:
+        if not self.protected or self.verifier is None:
+            return
+        try:
+            name, similarity = self.protected.closest(self.verifier(waveform, self.rate_hz))
+        except ValueError:  # nobody is heard in it
+            return
+        if similarity >= self.protected.threshold:
+            raise ValueError(
+                f"{what}: sounds like {name}, a protected voice (similarity {similarity:.2f}, the "
+                f"limit is {self.protected.threshold:.2f}): it may not be spoken in"
+            )
 
     @torch.no_grad()
     def vector(self, heard: Sequence[Reference]) -> Tensor:
@@ -118,7 +156,7 @@ class VoiceCloner:
 
     def enroll(self, recordings: Source | Sequence[Source], name: str, **options: Any) -> Enrolled:
         """Enrol a voice into a file, see ``speechcl.inference.enrolment.enrol``."""
-        return enrol(self.model, recordings, name, **options)
+        return enrol(self.model, recordings, name, check=self._refuse_protected, **options)
 
     def stream(
         self,
@@ -129,6 +167,7 @@ class VoiceCloner:
         accent: str = "American",
         length_scale: float = 1.0,
         seed: int = 0,
+        watermark: bool = True,
     ) -> Iterator[Tensor]:
         """Speak sentence by sentence.
 
@@ -146,6 +185,9 @@ class VoiceCloner:
             Above 1 for slower speech.
         seed : int
             The same seed says it the same way.
+        watermark : bool
+            Whether speech is marked as machine-made, see ``speechcl.safety.watermark``; what it
+            carries is the base's number, see ``mark``. To leave it out is logged.
 
         Yields
         ------
@@ -155,8 +197,51 @@ class VoiceCloner:
         Raises
         ------
         ValueError
-            If there is nothing to say, not one voice to say it in, or no such accent.
+            If there is nothing to say, not one voice to say it in or a protected one, or no such
+            accent.
         """
+        pieces = self._pieces(
+            text,
+            reference=reference,
+            voice=voice,
+            accent=accent,
+            length_scale=length_scale,
+            seed=seed,
+        )
+        return (self._marked(piece, watermark) for piece in pieces)
+
+    def say(
+        self, text: str, *, watermark: bool = True, progress: bool = False, **options: Any
+    ) -> Tensor:
+        """Return what ``stream`` yields as one waveform (time,), marked as a whole.
+
+        Arguments are those of ``stream``; ``progress`` shows a bar on a terminal.
+        """
+        pieces = self._pieces(text, **options)
+        bar = tqdm(pieces, unit="sentence", disable=None if progress else True, leave=False)
+        return self._marked(torch.cat(list(bar)), watermark)
+
+    @property
+    def mark(self) -> int:
+        """What the watermark carries: the first 16 bits of the base's fingerprint."""
+        return int(self.fingerprint[:4], 16)
+
+    def _marked(self, waveform: Tensor, watermark: bool) -> Tensor:
+        if not watermark:
+            logger.warning("speech is made without a watermark")
+            return waveform
+        return add_watermark(waveform, self.rate_hz, self.mark)
+
+    def _pieces(
+        self,
+        text: str,
+        *,
+        reference: Source | Sequence[Source] | None = None,
+        voice: Source | None = None,
+        accent: str = "American",
+        length_scale: float = 1.0,
+        seed: int = 0,
+    ) -> Iterator[Tensor]:
         if (reference is None) == (voice is None):
             raise ValueError("give either a reference or a voice to speak in")
         if accent not in _VOICE_OF:
@@ -170,10 +255,6 @@ class VoiceCloner:
         assert voice is not None
         name = self.load(voice)
         return self._speak(symbols, lambda: speaking(self.model, name), length_scale, seed)
-
-    def say(self, text: str, **options: Any) -> Tensor:
-        """Return what ``stream`` yields as one waveform (time,); arguments are the same."""
-        return torch.cat(list(self.stream(text, **options)))
 
     @torch.no_grad()
     def _speak(
@@ -192,6 +273,7 @@ class VoiceCloner:
                     ids, vector, length_scale=length_scale, generator=generator
                 )
             spoken = waveform[0].cpu().clamp(-1, 1)
+            self._refuse_protected(spoken, "what is spoken")
             yield spoken if place + 1 == len(symbols) else torch.cat([spoken, pause])
 
 

@@ -196,12 +196,13 @@ def pattern(message: int) -> NDArray[np.float64]:
 
     Source
     ------
-    Biorthogonal symbols (first-order Reed-Muller code) under a parity symbol.
+    Biorthogonal symbols (first-order Reed-Muller code) under a parity symbol: patterns of two
+    messages agree in one symbol at most, that is, they correlate by a third at most.
 
     Example
     -------
-    >>> here, there = pattern(1), pattern(2)
-    >>> here.shape, round(float((here * there).mean()), 3)
+    >>> here, there = pattern(0x0102), pattern(0x0304)
+    >>> here.shape, float((here * there).mean())
     ((30, 64), 0.0)
     """
     cells, signs = _layout()
@@ -313,10 +314,10 @@ def _windows(
 
 
 def _best_message(folded: NDArray[np.float64], least: float) -> tuple[float, int] | None:
-    """Return score and message of the best pattern (hops, bands); None unless above ``least``.
+    """Return score and message of the pattern that best fits values (hops, bands).
 
-    Every message is tried at every start, as if by ``correlate`` in the tests. The best of each
-    symbol apart bounds what a start can give, and few starts need more.
+    None unless it scores above ``least``. Every message counts at every start; the best of each
+    symbol by itself bounds what a start can give, so few starts need all their messages tried.
     """
     size = np.sqrt(np.square(folded).sum(1).reshape(_TIMES, _CELL_HOPS).sum(0))
     size = np.tile(size, _TIMES)  # of the cells that start with hop 0, 1, ... of a period
@@ -345,8 +346,8 @@ def _layout() -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Return which cell carries what, chip by chip, and the sign of each; the same for ever."""
     count = _TIMES * _BANDS
     drawn = hashlib.shake_256(b"speechcl watermark 1").digest(9 * count)
-    cells = np.argsort(np.frombuffer(drawn[: 8 * count], ">u8"), kind="stable")
-    signs = 1.0 - 2.0 * (np.frombuffer(drawn[8 * count :], np.uint8) & 1)
+    cells = np.argsort(np.frombuffer(drawn[: 8 * count], ">u8"), kind="stable").astype(np.int64)
+    signs = 1 - 2 * (np.frombuffer(drawn[8 * count :], np.uint8) & 1).astype(np.float64)
     return cells, signs
 
 

@@ -8,6 +8,8 @@ from speechcl.data.audio import write_audio
 from speechcl.inference import VoiceCloner
 from speechcl.inference.references import check_reference
 from speechcl.inference.voice_cloner import PAUSE_S
+from speechcl.safety.protected import ProtectedVoices
+from speechcl.safety.watermark import add_watermark
 
 RATE_HZ = 16000
 
@@ -28,6 +30,7 @@ def babble(seconds, seed=0, rate_hz=RATE_HZ):
 
 
 def clip(folder, name, seconds, seed=0, rate_hz=RATE_HZ):
+    folder.mkdir(exist_ok=True)
     write_audio(folder / name, babble(seconds, seed, rate_hz), rate_hz)
     return folder / name
 
@@ -80,13 +83,14 @@ def test_what_is_wrong_with_a_recording_is_said(change, remark):
 def test_a_stream_is_what_say_returns_sentence_by_sentence(cloner, tmp_path):
     reference = clip(tmp_path, "a.wav", 2)
     text = "Hello there. How are you? Fine."
-    pieces = list(cloner.stream(text, reference=reference))
+    pieces = list(cloner.stream(text, reference=reference, watermark=False))
     assert len(pieces) == 3
     pause = round(PAUSE_S * RATE_HZ)
     assert all(not piece[-pause:].any() for piece in pieces[:2])
     assert pieces[2][-pause:].any()
-    assert torch.equal(torch.cat(pieces), cloner.say(text, reference=reference))
-    alone = cloner.say("Hello there.", reference=reference)
+    whole = cloner.say(text, reference=reference, watermark=False)
+    assert torch.equal(torch.cat(pieces), whole)
+    alone = cloner.say("Hello there.", reference=reference, watermark=False)
     assert torch.equal(pieces[0][:-pause], alone)
 
 
@@ -125,3 +129,53 @@ def test_nothing_that_is_said_changes_the_base(cloner, tmp_path):
     before = cloner.fingerprint
     cloner.say("Hello.", reference=clip(tmp_path, "a.wav", 2))
     assert cloner.fingerprint == before
+
+
+# ---- who made it, and who may not be spoken as
+def test_speech_is_marked_with_the_base_unless_that_is_logged(cloner, tmp_path, caplog):
+    reference = clip(tmp_path, "a.wav", 2)
+    text = "It is rather late now, and nobody of us has had anything to eat. So what do we do?"
+    marked = cloner.say(text, reference=reference, length_scale=2.0)
+    plain = cloner.say(text, reference=reference, length_scale=2.0, watermark=False)
+    assert "without a watermark" in caplog.text
+    assert len(marked) == len(plain)
+    assert not torch.equal(marked, plain)
+    torch.testing.assert_close(marked, add_watermark(plain, RATE_HZ, cloner.mark))
+    assert cloner.mark == int(cloner.fingerprint[:4], 16)
+    (first, _) = cloner.stream(text, reference=reference)
+    (bare, _) = cloner.stream(text, reference=reference, watermark=False)
+    torch.testing.assert_close(first, add_watermark(bare, RATE_HZ, cloner.mark))
+
+
+class Pitch:
+    """Tells voices apart by their spectra."""
+
+    def __call__(self, waveform, rate_hz):
+        spectrum = torch.fft.rfft(waveform, 512).abs()
+        if not spectrum.any():
+            raise ValueError("no speech is heard")
+        return spectrum / spectrum.norm()
+
+
+def test_a_protected_voice_is_refused_wherever_it_comes_in(tmp_path, monkeypatch):
+    monkeypatch.setattr("speechcl.inference.voice_cloner.SpeakerVerifier", Pitch)
+    model = USAT("usat_tiny")
+    ann, bob = clip(tmp_path, "ann.wav", 2, 1), clip(tmp_path, "bob.wav", 2, 40)
+    free = VoiceCloner(model)
+    listed = ProtectedVoices(threshold=0.95)
+    listed.add("Ann", Pitch()(free.hear(ann)[0].waveform, RATE_HZ))
+    cloner = VoiceCloner(model, listed)
+    assert cloner.say("Hi.", reference=bob).ndim == 1
+    with pytest.raises(ValueError, match=r"ann.wav: sounds like Ann, a protected voice"):
+        cloner.say("Hi.", reference=[bob, ann])
+    own = tmp_path / "own"
+    for k in range(2):
+        clip(own, f"{k}.wav", 2, 1)
+        (own / f"{k}.txt").write_text("Oh, I see.")
+    with pytest.raises(ValueError, match="own-0: sounds like Ann"):
+        cloner.enroll(own, "x", consent="none", folder=tmp_path / "voices")
+    assert not (tmp_path / "voices").exists()
+    spoken = free.say("Hi there.", reference=bob, watermark=False)
+    listed.add("Bob", Pitch()(spoken, RATE_HZ))
+    with pytest.raises(ValueError, match="what is spoken: sounds like Bob"):
+        cloner.say("Hi there.", reference=bob)
