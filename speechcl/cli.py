@@ -20,6 +20,7 @@ from speechcl.command_line import (
 from speechcl.voices_cli import voices
 
 SPOOF_CLIP_S = 4.0
+_DETECTED = ("file", "made_by", "watermark", "voice", "date")
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -248,7 +249,10 @@ def detect(
     with one_line_errors(debug):
         from speechcl.safety.detection import detect_files
 
-        show_table(detect_files(sources), as_json)
+        rows = detect_files(sources)
+        if not as_json:  # figures are for machines
+            rows = [{key: row[key] for key in _DETECTED} for row in rows]
+        show_table(rows, as_json)
 
 
 @app.command(epilog="Example: speechcl report results/rwm results/fine_tune -o report.html")

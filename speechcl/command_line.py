@@ -1,6 +1,7 @@
 """What all commands share: options, and errors of one line."""
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 INTERRUPTED = 130
+_HASH = re.compile(r"[0-9a-f]{64}")  # shown by how it begins
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show where an error came from.")]
 Protected = Annotated[
@@ -77,11 +79,16 @@ def show_table(rows: list[dict[str, Any]], as_json: bool) -> None:
     from rich.table import Table
 
     columns = [key for key in (rows[0] if rows else ()) if any(row[key] for row in rows)]
-    table = Table(*columns, box=None)
+    table = Table(box=None)
+    for column in columns:
+        table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(_cell(row[key]) for key in columns))
-    Console().print(table if rows else "no voices")
+    Console().print(table if rows else "nothing is there")
 
 
 def _cell(value: Any) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else str("" if value is None else value)
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    text = str("" if value is None else value)
+    return f"{text[:12]}..." if _HASH.fullmatch(text) else text
