@@ -145,9 +145,8 @@ def measure_speaker(
             file = folder / "said" / f"{name}_{k}_{mode}.wav"
             write_audio(file, torch.from_numpy(sound), RATE_HZ)
         for mode, row in found.items():
-            native = clips[0]["native"].lower() in ("1", "true", "yes")
             judged.append(
-                {"speaker": name, "native": native, "mode": mode}
+                {"speaker": name, "native": clips[0]["native"], "mode": mode}
                 | row
                 | {"real_pitch_hz": real["pitch_hz"], "enrol_s": enrol_s}
                 | {"speech_s": voice.speech_s}
@@ -191,7 +190,7 @@ def main() -> None:
         "speech_s": statistics.mean({row["speaker"]: row["speech_s"] for row in judged}.values()),
     }
     print(json.dumps(report), file=sys.stderr)
-    for native in (True, False):
+    for native in sorted({row["native"] for row in judged}):  # as the pack has it
         for mode in ("real", "instant", "enrolled"):
             rows = [row for row in judged if row["native"] == native and row["mode"] == mode]
             if rows:

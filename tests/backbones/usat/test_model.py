@@ -1,5 +1,7 @@
 """The voice model put together: what may matter to what, and what must not."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -100,6 +102,31 @@ def test_noise_and_pace(model):
     assert other.shape != same[0][0].shape or not torch.equal(other, same[0][0])
     (_, fast), (_, slow) = (model.say(ids, speaker, length_scale=x, **QUIET) for x in (1.0, 2.0))
     assert slow > 1.3 * fast
+
+
+def test_rhythm_and_sound_have_noise_of_their_own(model):
+    ids, _ = texts("Good morning, everybody.")
+    speaker = torch.randn(1, 32)
+
+    def said(seed, **scales):
+        generator = torch.Generator().manual_seed(seed)
+        return model.say(ids, speaker, generator=generator, **{**QUIET, **scales})
+
+    assert torch.equal(said(1)[0], said(2)[0])
+    assert said(1, duration_noise_scale=0.8)[1] != said(2, duration_noise_scale=0.8)[1]
+    one, other = (said(seed, noise_scale=0.8) for seed in (1, 2))
+    assert one[1] == other[1]
+    assert not torch.equal(one[0], other[0])
+
+
+def test_every_symbol_lasts_a_frame():
+    torch.manual_seed(0)
+    config = dataclasses.replace(preset("usat_tiny"), durations="deterministic")
+    net = USAT(config).eval()
+    ids, _ = texts("Good morning.")
+    with torch.no_grad():
+        _, samples = net.say(ids, torch.randn(1, 32), length_scale=1e-4)
+    assert samples.tolist() == [ids.shape[1] * HOP]
 
 
 def batch(model):
