@@ -39,7 +39,7 @@ _HYPOTHESES = _PERIOD_HOPS << MESSAGE_BITS  # in a window: where a pattern start
 
 _FLOOR = 10**-4.5  # of the mean energy of cells; what is fainter hardly counts
 _SQUASH_DB = 3.0
-_MAX_CHANGE_DB, _STEP_DB, _STEPS = 1.5, 3.0, 3
+_MAX_CHANGE_DB, _STEP_DB, _STEPS = 1.5, 0.5, 3
 _ADD_PERIODS, _READ_PERIODS = 30, 300  # done at once, to bound memory
 _SPAN_PERIODS = 4  # windows within which marked speech is looked for
 _FADE = 128
@@ -265,10 +265,7 @@ def _change(host: Tensor, signs: Tensor) -> Tensor:
         gain_db.requires_grad_()
         score = _lean(cell_values(changed(gain_db)), signs)
         (slope,) = torch.autograd.grad(score, gain_db)
-        # Scaled by the slopes that matter; how many there are, that is how much is silent, must
-        # not count.
-        scale = (slope.pow(4).sum() / slope.square().sum().clamp_min(1e-30)).sqrt()
-        step = _STEP_DB * slope / scale.clamp_min(1e-30)
+        step = _STEP_DB * slope / slope.square().mean().sqrt().clamp_min(1e-30)
         gain_db = (gain_db.detach() + step).clamp(-_MAX_CHANGE_DB, _MAX_CHANGE_DB)
     fade = torch.linspace(0.0, 1.0, _FADE)  # no step where blocks meet
     change = changed(gain_db) - host

@@ -104,7 +104,10 @@ def test_there_is_none_in_unmarked_sound(speech):
 
 
 def test_false_alarm_is_hoeffdings_bound_over_what_was_tried(marked):
-    found = read_watermark(marked[: int(2.5 * RATE_HZ)], RATE_HZ)  # shorter than a window: one
+    part = marked[: int(2.5 * RATE_HZ)]  # shorter than a window, so there is one
+    found = read_watermark(part, RATE_HZ)
+    assert (found.start_s, found.end_s) == (0.0, 2.5)
+    assert found.score > 14  # for 1.5 dB; one step instead of three would give 10
     tried = 120 * 2**16
     expected = math.log(tried) - found.score**2 / 2
     assert math.log(found.false_alarm) == pytest.approx(expected)
@@ -231,16 +234,6 @@ def test_silence_and_what_is_too_short_stay(speech):
     for sound in (torch.zeros(RATE_HZ), speech[:300], torch.tensor([0.5])):
         assert add_watermark(sound, RATE_HZ).equal(sound)
     assert not cell_values(torch.zeros(16000)).any()
-
-
-def test_pauses_do_not_matter(speech):
-    """Speech amid silence is changed as much as speech alone."""
-    quiet = torch.zeros(12 * RATE_HZ)
-    padded = torch.cat([quiet, speech, quiet])
-    ratio = (add_watermark(padded, RATE_HZ) - padded).norm() / (
-        add_watermark(speech, RATE_HZ) - speech
-    ).norm()
-    assert ratio == pytest.approx(1.0, abs=0.1)
 
 
 def test_the_input_stays_and_full_scale_is_kept(speech):
