@@ -291,3 +291,9 @@ def test_it_learns_what_phoneme_and_speaker_do_to_durations(kind, options):
 def test_a_kernel_without_a_middle_is_refused():
     with pytest.raises(ValueError, match="kernel is 2: set it to an odd number"):
         DeterministicDurationPredictor(5, 4, 3, kernel=2)
+
+
+def test_frames_are_made_whole_as_durations_were_learnt():
+    wanted = torch.tensor([0.2, 1.2, 2.6])
+    assert StochasticDurationPredictor.whole(wanted).tolist() == [1, 2, 3]
+    assert DeterministicDurationPredictor.whole(wanted).tolist() == [0, 1, 3]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from speechcl.backbones.usat import USAT, VoiceConfig, preset
-from speechcl.backbones.usat.model import MAX_FRAMES_A_PHONEME, mask_of
+from speechcl.backbones.usat.model import MAX_FRAMES_A_PHONEME, _starts, mask_of
 from speechcl.data.phonemes import numbers, phonemes
 
 HOP = 256
@@ -117,6 +117,27 @@ def test_rhythm_and_sound_have_noise_of_their_own(model):
     one, other = (said(seed, noise_scale=0.8) for seed in (1, 2))
     assert one[1] == other[1]
     assert not torch.equal(one[0], other[0])
+
+
+def test_noise_is_as_loud_as_the_text_allows(monkeypatch):
+    torch.manual_seed(0)
+    net, heard = USAT("usat_tiny").eval(), []
+    with torch.no_grad():
+        net.phonemes.leave.weight[32:] = 0
+        net.phonemes.leave.bias[32:] = torch.linspace(-2, 1, 32)
+    inner = net.flow.add_timbre
+    monkeypatch.setattr(net.flow, "add_timbre", lambda *a: heard.append(a[0]) or inner(*a))
+    ids, _ = texts("Good morning, everybody. Where do we go from here?")
+    for noise_scale in (0.0, 0.5):
+        scales = {"noise_scale": noise_scale, "duration_noise_scale": 0.0}
+        net.say(ids, torch.randn(1, 32), length_scale=5.0, **scales)
+    noise = (heard[1] - heard[0])[0] / torch.linspace(-2, 1, 32).exp()[:, None]
+    assert noise.std(dim=1).sub(0.5).abs().max() < 0.06
+
+
+def test_a_slice_may_be_the_last_one():
+    starts = _starts(torch.tensor([10, 8, 5]).repeat(300), 8).view(300, 3)
+    assert [sorted(set(one.tolist())) for one in starts.T] == [[0, 1, 2], [0], [0]]
 
 
 def test_every_symbol_lasts_a_frame():
