@@ -173,7 +173,8 @@ def test_generators_are_left_alone_even_by_an_error():
     assert torch.equal(before, torch.get_rng_state())
 
 
-@pytest.mark.parametrize("apart", [11, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("apart", [11, 3])
 def test_resume_after_a_kill_at_any_moment_is_bit_for_bit(apart, tmp_path, monkeypatch):
     def fresh(name):
         torch.manual_seed(0)

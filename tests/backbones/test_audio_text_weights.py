@@ -56,6 +56,7 @@ def test_the_files_are_small_and_described():
     assert "espeak-ng" in card
 
 
+@pytest.mark.slow
 def test_words_of_tests_and_their_homophones_are_not_trained_on():
     words, hold = words_of("words.txt"), words_of("hold.txt")
     assert len(set(words)) == len(words) > 400

@@ -12,6 +12,8 @@ from tests.integration import run_audio_text
 
 SCRIPT = Path(__file__).with_name("run_audio_text.py")
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):

@@ -19,6 +19,9 @@ def run(folder: Path, *launcher: str) -> Path:
     return folder
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")

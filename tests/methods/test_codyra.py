@@ -264,6 +264,7 @@ def test_layers_of_which_nothing_survives_keep_every_bit(tmp_path, caplog):
     assert "took rank 0.0 of 4 on average, 0 in 2 of 2 layers; norm of its change: 0" in caplog.text
 
 
+@pytest.mark.slow
 def test_what_a_task_took_is_logged(tmp_path, caplog):
     method = Watched(**ADAPTED, rank=3, kappa_max=0.002)
     with caplog.at_level(logging.DEBUG, "speechcl.methods.codyra"):

@@ -28,6 +28,7 @@ def test_memory_is_the_whole_archive():
     assert FineTune().memory_bytes(stream) == 0
 
 
+@pytest.mark.slow
 def test_ends_better_than_fine_tuning(tmp_path):
     joint = toy_engine(tmp_path / "joint", Joint(), epochs=6).run()
     plain = toy_engine(tmp_path / "plain", FineTune(), epochs=6).run()

@@ -119,6 +119,7 @@ def test_with_too_few_clips_none_is_held_out_and_the_log_says_so(arctic, base, t
     assert read_results(folder / "results.json")["train_sizes"] == [{"ABA": 7}]
 
 
+@pytest.mark.slow
 # ---- together
 def test_all_speakers_in_one_pass(arctic, base, tmp_path):
     folder = enrol(arctic, base, tmp_path, together="true")
