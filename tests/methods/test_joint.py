@@ -1,5 +1,6 @@
 """Joint training sees everything so far and says what that costs."""
 
+import pytest
 import torch
 
 from speechcl.methods import FineTune, Joint
