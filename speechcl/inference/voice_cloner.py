@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -221,7 +222,7 @@ class VoiceCloner:
         bar = tqdm(pieces, unit="sentence", disable=None if progress else True, leave=False)
         return self._marked(torch.cat(list(bar)), watermark)
 
-    @property
+    @cached_property
     def mark(self) -> int:
         """What the watermark carries: the first 16 bits of the base's fingerprint."""
         return int(self.fingerprint[:4], 16)
