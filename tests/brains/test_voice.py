@@ -319,3 +319,35 @@ def test_examples_are_left_and_change_nothing(tmp_path):
     sounds = [read_audio(tmp_path / "spoken" / "examples" / f"epoch_000{k}.wav") for k in (1, 3)]
     assert len(sounds[0]) == 28800 // 256 * 256, "with the timing of the recording"
     assert not torch.equal(*sounds)
+
+
+def test_parts_that_are_replayed_are_the_parts_and_only_while_training(tmp_path, monkeypatch):
+    plain = engine(tmp_path / "plain")
+    expected = plain.run()
+    calls = []
+
+    class Called(voice.Replayed):
+        """Stands for a CUDA graph: it is told what was called, once a step."""
+
+        def __call__(self, *args):
+            if torch.is_grad_enabled() and self.module.training:
+                calls.append((self.module, self.function.__name__))
+            return self.function(*args)
+
+    class OnGpu(VoiceBrain):
+        def on_fit_start(self):
+            self.device_type, self.train_set.resident = "cuda", True
+            super().on_fit_start()
+            self.device_type = "cpu"
+
+        def optimizers_step(self):
+            super().optimizers_step()
+            assert len(calls) == len(set(calls)) == 10, "each part once a step"
+            calls.clear()
+
+    monkeypatch.setattr(voice, "Replayed", Called)
+    replayed = engine(tmp_path / "replayed", brain=OnGpu)
+    assert replayed.run()["matrix"] == expected["matrix"]
+    assert same(weights(replayed), weights(plain))
+    own = [vars(part) for part in replayed.modules.modules()]
+    assert not any({"forward", "opinion", "remove_timbre", "loss"} & {*one} for one in own)
