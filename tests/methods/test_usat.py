@@ -8,6 +8,7 @@ import yaml
 from speechcl.adapters import base_fingerprint
 from speechcl.backbones.usat import USAT as Voice
 from speechcl.backbones.usat.voices import VoiceSpec, list_voices, speaking, voice_tensors
+from speechcl.brain import same_draws
 from speechcl.brains.enrolment import Enroller, EnrolmentBrain
 from speechcl.methods import USAT, FineTune
 from tests.toy import same, weights
@@ -118,6 +119,8 @@ def test_what_is_remembered_of_a_clip_is_what_was_heard(run):
     noise = (found.z - found.mean) / found.log_scale.exp()
     assert 0.9 < noise.std() < 1.1
     assert not torch.equal(brain.latents(batch, 8).z, found.z), "drawn anew at each step"
+    with same_draws(99):
+        assert not torch.equal(brain.latents(batch, 7).z, found.z), "and for each seed"
     alone = brain.latents(speaker.__getitems__([0]), 7).z
     assert torch.equal(alone[0, :, : found.frames[1]], found.z[1, :, : found.frames[1]])
 
@@ -217,3 +220,8 @@ def test_another_position(tmp_path):
     assert model.voice_spec == VoiceSpec("x_res", kernel=1)
     with speaking(model, "alice") as vectors:
         assert vectors.shape == (1, 32)
+
+
+@pytest.mark.parametrize("detach", [True, False])
+def test_rhythm_teaches_the_vector_only_if_asked(detach):
+    assert Enroller(base(), detach).voice.durations.detach is detach

@@ -129,3 +129,8 @@ def test_windows_do_not_see_padding():
 def test_windows_that_do_not_overlap_or_are_alike_are_refused(share):
     with pytest.raises(ValueError, match="set it above 0.5, so that windows overlap, and below 1"):
         segments(noise(1, 2, 100), torch.tensor([100]), share=share)
+
+
+def test_a_window_has_64_frames_or_does_not_count():
+    valid = segments(noise(2, 3, 108), torch.tensor([107, 105]))[3]
+    assert valid.tolist() == [True, False]

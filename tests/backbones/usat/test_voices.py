@@ -124,6 +124,21 @@ def test_voices_of_a_batch_are_computed_in_one_pass(position):
 
 @torch.no_grad()
 @every_position
+@pytest.mark.parametrize("names", [["alice"], ["bob", "alice"]])
+def test_what_a_voice_makes_of_a_clip_is_the_same_with_padding_behind_it(position, names):
+    model = with_voices("alice", "bob", position=position)
+    z, longer = torch.randn(len(names), 32, 9), torch.randn(len(names), 32, 15)
+    longer[:, :, :9] = z
+    mask = (torch.arange(15) < 9).float().expand(len(names), 1, -1)
+    with speaking(model, names) as vectors:
+        alone = model.flow.remove_timbre(z, mask[:, :, :9], vectors)
+        padded = model.flow.remove_timbre(longer, mask, vectors)
+    torch.testing.assert_close(padded[:, :, :9], alone, rtol=1e-4, atol=1e-5)
+    assert not padded[:, :, 9:].any()
+
+
+@torch.no_grad()
+@every_position
 @pytest.mark.parametrize("durations", ["stochastic", "deterministic"])
 def test_without_a_voice_the_base_speaks_as_before(position, durations):
     plain = base(durations=durations)
