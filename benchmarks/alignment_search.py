@@ -4,8 +4,7 @@ The peer is ``maximum_path`` of monotonic-alignment-search 0.2, the compiled loo
 VITS, which hands back a path of 0s and 1s; ours hands back durations, and both must have the same.
 In ``others``, by the same ratio: ours from likelihoods that lie in memory as
 ``gaussian_log_likelihood`` leaves them, so that nothing is copied, which is how training calls it;
-ours as it runs on other devices, a loop of tensor operations, here on the CPU; and ours against the
-peer with the sum that makes durations of its path.
+and ours against the peer with the sum that makes durations of its path.
 """
 
 import statistics
@@ -17,7 +16,7 @@ import torch
 from timing import arguments, interleaved, report, seconds
 from torch import Tensor
 
-from speechcl.backbones.usat.alignment import _search_by_frame, monotonic_alignment
+from speechcl.backbones.usat.alignment import alignment_durations
 
 try:
     from monotonic_alignment_search import maximum_path
@@ -42,17 +41,14 @@ def compare(batch: int, phonemes: int, frames: int, vary: bool, repeats: int) ->
         torch.arange(frames) < y_lengths[:, None, None]
     )
     mask = mask.float()
-    ours = partial(monotonic_alignment, likelihood, x_lengths, y_lengths)
-    loop = partial(_search_by_frame, by_frame, x_lengths, y_lengths)
+    ours = partial(alignment_durations, likelihood, x_lengths, y_lengths)
     peer = partial(maximum_path, likelihood, mask)
     expected = peer().sum(2).long()
     assert torch.equal(ours(), expected), "both sides find other durations"
-    assert torch.equal(loop(), expected), "the loop of tensor operations finds other durations"
     sides: dict[str, Callable[[], Tensor]] = {
         "ours": ours,
         "peer": peer,
-        "ours, nothing copied": partial(monotonic_alignment, by_frame.mT, x_lengths, y_lengths),
-        "ours, tensor operations": loop,
+        "ours, nothing copied": partial(alignment_durations, by_frame.mT, x_lengths, y_lengths),
         "peer with durations": lambda: peer().sum(2),
     }
     found = interleaved({name: partial(seconds, side, 5) for name, side in sides.items()}, repeats)
@@ -67,7 +63,6 @@ def compare(batch: int, phonemes: int, frames: int, vary: bool, repeats: int) ->
             f"{mine} / {theirs}": round(medians[mine] / medians[theirs], 3)
             for mine, theirs in (
                 ("ours, nothing copied", "peer"),
-                ("ours, tensor operations", "peer"),
                 ("ours", "peer with durations"),
             )
         },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -168,7 +169,9 @@ def enrol_speakers(experiment: Experiment, rows: Sequence[Row], about: Mapping[s
     experiment.base["model"] = Enroller(voice, hparams["detach_durations"])
     every = _voice_set(experiment, rows, voice.config)
     speakers = list(dict.fromkeys(row["speaker"] for row in rows))
-    groups = {"everybody": speakers} if hparams["together"] else {name: [name] for name in speakers}
+    refuse_alike(speakers)
+    together = hparams["together"] and len(speakers) > 1
+    groups = {"everybody": speakers} if together else {name: [name] for name in speakers}
     stream = [_task(every, k, name, group) for k, (name, group) in enumerate(groups.items())]
     run = experiment.run(stream, about)
     if if_main_process():
@@ -177,6 +180,32 @@ def enrol_speakers(experiment: Experiment, rows: Sequence[Row], about: Mapping[s
             if not file.exists():
                 save_voice(voice, name, file)
     return run
+
+
+def refuse_alike(speakers: Sequence[str]) -> None:
+    """Refuse speakers whose voices would have one name, since dots are underscores in it.
+
+    Raises
+    ------
+    ValueError
+        Naming them.
+
+    Example
+    -------
+    >>> refuse_alike(["J.D", "J-D"])
+    >>> refuse_alike(["J.D", "J_D"])
+    Traceback (most recent call last):
+    ValueError: speakers 'J.D' and 'J_D' would be one voice, J_D: rename one of them
+    """
+    seen: dict[str, str] = {}
+    for name in speakers:
+        voice = name.replace(".", "_")
+        if voice in seen:
+            raise ValueError(
+                f"speakers {seen[voice]!r} and {name!r} would be one voice, {voice}: "
+                "rename one of them"
+            )
+        seen[voice] = name
 
 
 def _task(every: VoiceSet, index: int, name: str, speakers: Sequence[str]) -> Task:
@@ -201,8 +230,9 @@ def _voice_set(experiment: Experiment, rows: Sequence[Row], config: VoiceConfig)
 
 
 def _plain(name: str) -> str:
-    """Return a speaker's name without what paths may not hold."""
-    return re.sub(r"[^\w.+-]", "_", name)
+    """Return a speaker's name as part of a file's: as it is, or with a digest if it cannot be."""
+    plain = re.sub(r"[^\w.+-]", "_", name)[:80]
+    return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 @torch.no_grad()

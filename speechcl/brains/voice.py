@@ -41,6 +41,8 @@ logger = logging.getLogger(__name__)
 
 Pair = tuple[Any, ...]  # of what is real and what is not
 _LEAST_KL = 0.02  # weight of the divergence at first
+_SLICES = (4, 2048)  # frames: judges and spectrograms need a thousand samples
+_MOST = 1_000_000
 DB_A_NEPER = 20 / math.log(10)  # a natural logarithm of magnitudes in decibels
 
 
@@ -249,6 +251,20 @@ class VoiceBrain(SpeakingBrain):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        for name, value, least, most in (
+            ("slice_frames", slice_frames, *_SLICES),
+            ("warm_up", warm_up, 0, _MOST),
+            ("timbre_ramp", timbre_ramp, 0, _MOST),
+            ("examples_every", examples_every, 0, _MOST),
+        ):
+            if not least <= value <= most:
+                raise ValueError(f"{name} is {value}: set it from {least} to {most}")
+        if self.planned_steps and warm_up >= self.planned_steps:
+            logger.warning(
+                "warm_up is %d of %d steps: no judge will come; lower it, or train longer",
+                warm_up,
+                self.planned_steps,
+            )
         self.slice_frames, self.examples_every = slice_frames, examples_every
         self.warm_up, self.timbre_ramp = warm_up, timbre_ramp
         self.parts: dict[str, Tensor] = {}  # of the last step

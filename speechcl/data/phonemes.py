@@ -66,7 +66,7 @@ def phonemes(text: str, voice: str = "en-us") -> str:
     said = []
     pauses = ["—" if mark is None else mark[0] for mark in parts[1::2]]  # None is a spaced dash
     for sounds, pause in zip(ipa(parts[::2], voice), [*pauses, ""], strict=True):
-        sounds = _OTHER_LANGUAGE.sub("", sounds)
+        sounds = _OTHER_LANGUAGE.sub("", sounds).replace(":", "ː")  # as Scottish voices write it
         kept = "".join(symbol for symbol in sounds if symbol in _NUMBERS and symbol != BLANK)
         if kept.strip():
             said.append(kept.strip() + pause)

@@ -279,8 +279,8 @@ def test_alignments_are_drawn_to_the_diagonal_less_and_less(tmp_path, monkeypatc
     def plain(*given):
         return 0 * likely(*given)
 
-    inner, likely = model.monotonic_alignment, model.gaussian_log_likelihood
-    monkeypatch.setattr(model, "monotonic_alignment", listening)
+    inner, likely = model.alignment_durations, model.gaussian_log_likelihood
+    monkeypatch.setattr(model, "alignment_durations", listening)
     monkeypatch.setattr(model, "gaussian_log_likelihood", plain)
     brain = functools.partial(VoiceBrain, warm_up=4)
     engine(tmp_path, epochs=3, brain=brain).run()
@@ -351,3 +351,23 @@ def test_parts_that_are_replayed_are_the_parts_and_only_while_training(tmp_path,
     assert same(weights(replayed), weights(plain))
     own = [vars(part) for part in replayed.modules.modules()]
     assert not any({"forward", "opinion", "remove_timbre", "loss"} & {*one} for one in own)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"slice_frames": 0}, {"slice_frames": 100_000}, {"warm_up": -1}, {"timbre_ramp": -4}]
+    + [{"examples_every": -3}],
+)
+def test_settings_out_of_range_are_refused(wrong, tmp_path):
+    run = engine(tmp_path)
+    run.make_brain = functools.partial(VoiceBrain, **wrong)
+    ((name, value),) = wrong.items()
+    with pytest.raises(ValueError, match=f"{name} is {value}: set it from"):
+        run.run()
+
+
+def test_a_warm_up_that_never_ends_is_said(tmp_path, caplog):
+    run = engine(tmp_path)
+    run.make_brain = functools.partial(VoiceBrain, slice_frames=8, warm_up=2)
+    run.run()
+    assert "warm_up is 2 of 2 steps: no judge will come" in caplog.text

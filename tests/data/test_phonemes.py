@@ -74,3 +74,8 @@ def test_whatever_is_said_has_numbers(text):
 def test_what_is_no_text_is_refused():
     with pytest.raises(TypeError, match="text is None: give what is to be said"):
         phonemes(None)
+
+
+def test_long_sounds_of_scottish_voices_are_no_pauses():
+    assert ":" not in phonemes("Half my father's calves were calm.", "en-gb-scotland")
+    assert "ː" in phonemes("Half my father's calves were calm.", "en-gb-scotland")

@@ -214,3 +214,12 @@ def test_speakers_with_too_few_clips_are_refused_in_one_line(tmp_path, capsys):
     assert run_recipe(main_of("OwnSpeech/tts"), given) == 1
     said = capsys.readouterr().err
     assert "nobody has two clips to test on (6 clips of 2 speakers)" in said
+
+
+def test_names_that_no_file_can_have_keep_their_speakers_apart():
+    names = ["a/b", "a_b", "n" * 300, "n" * 299, "ann"]
+    plain = [voice_recipes._plain(name) for name in names]
+    assert len(set(plain)) == len(names)
+    assert plain[1] == "a_b"
+    assert max(map(len, plain)) < 100
+    assert not any("/" in one for one in plain)

@@ -14,6 +14,7 @@ import soundfile
 from tqdm import tqdm
 
 from speechcl.data.audio import read_audio
+from speechcl.data.clips import clips_fingerprint
 from speechcl.data.files import atomic_path
 from speechcl.data.voice_corpora import read_own_speech
 
@@ -27,12 +28,14 @@ def pack(sources, output, youngest=0):
 
     Speakers marked to adapt to are left out, and those under an age, where an age is known.
     """
-    rows = [row for row in read_own_speech(sources) if int(row.get("age") or youngest) >= youngest]
+    rows = [row for row in read_own_speech(sources) if _age(row, youngest) >= youngest]
     if not rows:
         raise ValueError(f"nobody is {youngest} or older: lower --youngest")
     table = []
     for row in tqdm(rows, unit="clip", disable=None):
-        name = "clips/" + re.sub(r"[^\w.+-]", "_", row["ID"]) + ".opus"
+        digest = clips_fingerprint([row], [LEVEL])  # so that no clip is taken for another
+        readable = re.sub(r"[^\w.+-]", "_", row["ID"])[:80]
+        name = f"clips/{readable}-{digest}.opus"
         _write(Path(row["wav"]), output / name)
         entry = {**row, "id": row["ID"], "path": name}
         table.append({column: entry.get(column, "") for column in COLUMNS})
@@ -44,6 +47,11 @@ def pack(sources, output, youngest=0):
     speakers = len({row["speaker"] for row in rows})
     hours = sum(row["duration"] for row in rows) / 3600
     return f"{len(rows)} clips of {speakers} speakers, {hours:.2f} h, {size_mb:.1f} MB"
+
+
+def _age(row, unknown):
+    age = str(row.get("age") or "")
+    return int(age) if age.isdigit() else unknown
 
 
 def _write(source, target):

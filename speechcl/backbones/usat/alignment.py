@@ -18,6 +18,31 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def monotonic_alignment(log_likelihood: Tensor, x_lengths: Tensor, y_lengths: Tensor) -> Tensor:
+    """Return the likeliest path of frames through phonemes, as 1 where a frame is of a phoneme.
+
+    Arguments, errors and source are those of :func:`alignment_durations`, which is all that a
+    voice needs of it.
+
+    Returns
+    -------
+    Tensor
+        0 and 1, float32 of the shape of ``log_likelihood``, (batch, phonemes, frames).
+
+    Example
+    -------
+    >>> likely = torch.tensor([[[0.0, 0.0, -9.0, -9.0], [-9.0, -9.0, 0.0, 0.0]]])
+    >>> monotonic_alignment(likely, torch.tensor([2]), torch.tensor([4]))
+    tensor([[[1., 1., 0., 0.],
+             [0., 0., 1., 1.]]])
+    """
+    durations = alignment_durations(log_likelihood, x_lengths, y_lengths)
+    ends = durations.cumsum(1)[:, :, None]
+    frame = torch.arange(log_likelihood.shape[2], device=ends.device)
+    return ((frame < ends) & (frame >= ends - durations[:, :, None])).float()
+
+
+@torch.no_grad()
+def alignment_durations(log_likelihood: Tensor, x_lengths: Tensor, y_lengths: Tensor) -> Tensor:
     """Find the durations under which the frames are likeliest, phonemes in order, none left out.
 
     A compiled loop does it (numba), on the CPU wherever the tensors are. Among equally likely ways
@@ -49,7 +74,7 @@ def monotonic_alignment(log_likelihood: Tensor, x_lengths: Tensor, y_lengths: Te
     Example
     -------
     >>> likely = torch.tensor([[[0.0, 0.0, -9.0, -9.0], [-9.0, -9.0, 0.0, 0.0]]])
-    >>> monotonic_alignment(likely, torch.tensor([2]), torch.tensor([4]))
+    >>> alignment_durations(likely, torch.tensor([2]), torch.tensor([4]))
     tensor([[2, 2]])
     """
     _check_lengths(log_likelihood, x_lengths, y_lengths)

@@ -157,10 +157,19 @@ def read_weights(build: Callable[[], nn.Module], folder: Path | str) -> dict[str
     )
     if wrong:
         raise ValueError(f"{folder}: {wrong[0]} and {len(wrong) - 1} more do not fit {SIZES}")
+    odd = [name for name, one in weights.items() if not _fits(one, own[name])]
+    if odd:
+        raise ValueError(f"{folder}: {odd[0]} is of {weights[odd[0]].dtype}, not of its own type")
     broken = _not_finite(weights)
     if broken:
         raise ValueError(f"{folder}: {broken} holds numbers that are not finite")
     return {name: one.to(own[name].dtype) for name, one in weights.items()}
+
+
+def _fits(found: Tensor, own: Tensor) -> bool:
+    """Whether a tensor's type is the model's, or half of it."""
+    halves = (torch.float16, torch.bfloat16) if own.is_floating_point() else ()
+    return found.dtype in (own.dtype, *halves)
 
 
 def _not_finite(weights: dict[str, Tensor]) -> str | None:

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from speechcl.backbones.usat.alignment import (
+    alignment_durations,
     diagonal_guide,
     expand,
     gaussian_log_likelihood,
-    monotonic_alignment,
 )
 from speechcl.backbones.usat.decoders import HifiGanDecoder, InverseStftDecoder
 from speechcl.backbones.usat.durations import (
@@ -375,7 +375,7 @@ class USAT(nn.Module):
             if guide:
                 shape = likelihood.shape[1:]
                 likelihood += guide * diagonal_guide(id_lengths, latents.frames, *shape)
-            durations = monotonic_alignment(likelihood, id_lengths, latents.frames)
+            durations = alignment_durations(likelihood, id_lengths, latents.frames)
         total = self.durations.loss(h, mask, durations[:, None], speaker)
         frames = latents.z.shape[2]
         return Aligned(

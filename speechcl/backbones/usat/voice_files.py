@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from speechcl.backbones.usat.model import USAT
 
 FORMAT = "speechcl voice 1"
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
 def save_voice(
@@ -136,16 +137,25 @@ def load_voice(model: USAT, file: str | Path, name: str | None = None) -> str:
         raise ValueError(f"{file}: what its adapters are is broken: {error}") from error
     if about.get("fingerprint") != base_fingerprint(model):
         raise ValueError(f"{file}: was made for another base model: load that one first")
-    vector = tensors.get(VECTOR, torch.zeros(0)).float()
+    broken = [
+        key
+        for key, one in tensors.items()
+        if one.dtype not in _DTYPES or not bool(one.float().isfinite().all())
+    ]
+    if broken:
+        raise ValueError(
+            f"{file}: {broken[0]} holds no finite numbers of single or half precision, and "
+            f"{len(broken) - 1} more"
+        )
     name = name or about.get("name", "")
-    add_voice(model, name, vector.to(next(model.parameters()).device), spec)
+    vector = tensors.get(VECTOR, torch.zeros(0)).float()
+    try:
+        add_voice(model, name, vector.to(next(model.parameters()).device), spec)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
     own = voice_tensors(model, name)
     wrong = sorted(own.keys() ^ tensors.keys()) or [
-        key
-        for key, one in own.items()
-        if one.shape != tensors[key].shape
-        or not tensors[key].is_floating_point()
-        or not bool(tensors[key].isfinite().all())
+        key for key, one in own.items() if one.shape != tensors[key].shape
     ]
     if wrong:
         remove_voice(model, name)

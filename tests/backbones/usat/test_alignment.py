@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speechcl.backbones.usat.alignment import (
+    alignment_durations,
     diagonal_guide,
     expand,
     gaussian_log_likelihood,
@@ -39,7 +40,7 @@ def best_way(log_likelihood, phonemes, frames):
 @pytest.mark.parametrize("seed", range(8))
 def test_no_way_is_likelier(seed):
     values = torch.randn(5, 5, 8, generator=torch.Generator().manual_seed(seed))
-    found = monotonic_alignment(values, X_LENGTHS, Y_LENGTHS)
+    found = alignment_durations(values, X_LENGTHS, Y_LENGTHS)
     assert found.dtype == torch.int64
     for item, (x, y) in enumerate(zip(X_LENGTHS.tolist(), Y_LENGTHS.tolist(), strict=True)):
         assert found[item, :x].tolist() == best_way(values[item], x, y)
@@ -49,15 +50,15 @@ def test_no_way_is_likelier(seed):
 @pytest.mark.parametrize("seed", range(4))
 def test_among_equal_ways_one_of_the_best_is_found(seed):
     values = torch.randint(-1, 2, (5, 5, 8), generator=torch.Generator().manual_seed(seed)).float()
-    found = monotonic_alignment(values, X_LENGTHS, Y_LENGTHS)
-    assert torch.equal(found, monotonic_alignment(values, X_LENGTHS, Y_LENGTHS))
+    found = alignment_durations(values, X_LENGTHS, Y_LENGTHS)
+    assert torch.equal(found, alignment_durations(values, X_LENGTHS, Y_LENGTHS))
     for item, (x, y) in enumerate(zip(X_LENGTHS.tolist(), Y_LENGTHS.tolist(), strict=True)):
         way = found[item, :x].tolist()
         assert score(values[item], way) == score(values[item], best_way(values[item], x, y))
 
 
 def test_where_all_is_alike_the_last_phoneme_lasts():
-    found = monotonic_alignment(torch.zeros(1, 3, 6), torch.tensor([3]), torch.tensor([6]))
+    found = alignment_durations(torch.zeros(1, 3, 6), torch.tensor([3]), torch.tensor([6]))
     assert found.tolist() == [[1, 1, 4]]
 
 
@@ -76,7 +77,7 @@ def test_a_peer_finds_the_same(whole):
         torch.arange(90) < y_lengths[:, None, None]
     )
     path = peer.maximum_path(values, mask.float())
-    assert torch.equal(monotonic_alignment(values, x_lengths, y_lengths), path.sum(2).long())
+    assert torch.equal(alignment_durations(values, x_lengths, y_lengths), path.sum(2).long())
 
 
 @given(seed=st.integers(0, 9999), batch=st.integers(1, 4), data=st.data())
@@ -88,7 +89,7 @@ def test_each_frame_has_one_phoneme_and_each_phoneme_a_frame(seed, batch, data):
     y_lengths = [data.draw(st.integers(x, frames)) for x in x_lengths]
     values = torch.randn(batch, phonemes, frames, generator=torch.Generator().manual_seed(seed))
     lengths = torch.tensor(x_lengths), torch.tensor(y_lengths)
-    found = monotonic_alignment(values, *lengths)
+    found = alignment_durations(values, *lengths)
     assert found.sum(1).tolist() == y_lengths
     assert torch.equal(found > 0, torch.arange(phonemes) < lengths[0][:, None])
 
@@ -101,13 +102,13 @@ def test_padding_changes_nothing(rubbish):
     for item, (x, y) in enumerate(zip(X_LENGTHS, Y_LENGTHS, strict=True)):
         padded[item, x:] = rubbish
         padded[item, :, y:] = rubbish
-    found = monotonic_alignment(padded, X_LENGTHS, Y_LENGTHS)
-    assert torch.equal(found, monotonic_alignment(values, X_LENGTHS, Y_LENGTHS))
+    found = alignment_durations(padded, X_LENGTHS, Y_LENGTHS)
+    assert torch.equal(found, alignment_durations(values, X_LENGTHS, Y_LENGTHS))
 
 
 @pytest.mark.parametrize("value", [float("-inf"), float("inf"), float("nan")])
 def test_a_model_that_has_burst_still_gets_durations(value):
-    found = monotonic_alignment(torch.full((5, 5, 8), value), X_LENGTHS, Y_LENGTHS)
+    found = alignment_durations(torch.full((5, 5, 8), value), X_LENGTHS, Y_LENGTHS)
     assert found.sum(1).tolist() == Y_LENGTHS.tolist()
     assert torch.equal(found > 0, torch.arange(5) < X_LENGTHS[:, None])
 
@@ -116,8 +117,8 @@ def test_a_model_that_has_burst_still_gets_durations(value):
 def test_other_precisions_are_read_as_float32_and_no_gradient_flows(dtype):
     torch.manual_seed(0)
     values = torch.randn(5, 5, 8, dtype=dtype, requires_grad=True)
-    found = monotonic_alignment(values, X_LENGTHS.int(), Y_LENGTHS.int())
-    assert torch.equal(found, monotonic_alignment(values.detach().float(), X_LENGTHS, Y_LENGTHS))
+    found = alignment_durations(values, X_LENGTHS.int(), Y_LENGTHS.int())
+    assert torch.equal(found, alignment_durations(values.detach().float(), X_LENGTHS, Y_LENGTHS))
     assert not found.requires_grad
 
 
@@ -132,7 +133,7 @@ def test_other_precisions_are_read_as_float32_and_no_gradient_flows(dtype):
 )
 def test_lengths_that_cannot_be_are_named(x, y, message):
     with pytest.raises(ValueError, match=message):
-        monotonic_alignment(torch.zeros(2, 3, 4), torch.tensor(x), torch.tensor(y))
+        alignment_durations(torch.zeros(2, 3, 4), torch.tensor(x), torch.tensor(y))
 
 
 @pytest.mark.gpu
@@ -141,8 +142,8 @@ def test_a_gpu_finds_the_same():
     torch.manual_seed(0)
     values, x_lengths = torch.randn(4, 30, 80).round(), torch.tensor([30, 7, 22, 1])
     y_lengths = torch.tensor([80, 30, 22, 3])
-    found = monotonic_alignment(values.cuda(), x_lengths.cuda(), y_lengths.cuda())
-    assert torch.equal(found.cpu(), monotonic_alignment(values, x_lengths, y_lengths))
+    found = alignment_durations(values.cuda(), x_lengths.cuda(), y_lengths.cuda())
+    assert torch.equal(found.cpu(), alignment_durations(values, x_lengths, y_lengths))
 
 
 @pytest.mark.parametrize("frames", [9, 7, 3])
@@ -200,4 +201,16 @@ def test_the_guide_is_a_bell_around_the_diagonal():
 
 def test_alone_the_guide_gives_every_phoneme_as_long():
     lengths = torch.tensor([4]), torch.tensor([12])
-    assert monotonic_alignment(diagonal_guide(*lengths, 4, 12), *lengths).tolist() == [[3] * 4]
+    assert alignment_durations(diagonal_guide(*lengths, 4, 12), *lengths).tolist() == [[3] * 4]
+
+
+def test_the_path_is_one_where_a_frame_is_of_a_phoneme():
+    values = torch.randn(5, 5, 8, generator=torch.Generator().manual_seed(0))
+    path = monotonic_alignment(values, X_LENGTHS, Y_LENGTHS)
+    assert path.shape == values.shape
+    assert torch.equal(path.sum(2).long(), alignment_durations(values, X_LENGTHS, Y_LENGTHS))
+    inside = torch.arange(8) < Y_LENGTHS[:, None]
+    assert torch.equal(path.sum(1), inside.float()), "each frame is of one phoneme, padding of none"
+    for item in path:
+        of_frame = item.argmax(0)[item.sum(0) > 0]
+        assert bool((of_frame.diff() >= 0).all())

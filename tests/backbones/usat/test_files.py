@@ -145,6 +145,15 @@ def test_weights_that_are_no_numbers_are_refused(model, folder, tmp_path):
     assert not (tmp_path / "half").exists()
 
 
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float64, torch.int8, torch.bool])
+def test_weights_of_another_type_are_refused(folder, dtype):
+    weights = load_file(folder / WEIGHTS)
+    weights["memory.memory"] = weights["memory.memory"].to(dtype)
+    save_file(weights, folder / WEIGHTS)
+    with pytest.raises(ValueError, match=r"memory\.memory is of torch\.\w+, not of its own type"):
+        USAT.from_pretrained(folder)
+
+
 def test_voices_beside_it_are_not_written_with_it(model, tmp_path):
     other = copy.deepcopy(model)
     add_voice(other, "alice", torch.zeros(32))

@@ -288,6 +288,15 @@ def without_vector(about, tensors):
     del tensors["vector"]
 
 
+def of_eight_bits(about, tensors):
+    key = next(name for name in tensors if name.endswith("down"))
+    tensors[key] = tensors[key].to(torch.float8_e4m3fn)
+
+
+def beyond_single_precision(about, tensors):
+    tensors["vector"] = torch.full((32,), 1e300, dtype=torch.float64)
+
+
 def with_dots(about, tensors):
     about["name"] = "../../alice"
 
@@ -295,7 +304,9 @@ def with_dots(about, tensors):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (nan, "vector does not fit"),
+        (nan, "vector holds no finite numbers"),
+        (of_eight_bits, "down holds no finite numbers of single or half precision"),
+        (beyond_single_precision, "vector holds no finite numbers"),
         (missing, r"point\.down does not fit"),
         (larger, r"point\.down does not fit"),
         (of_another_kind, "holds no voice"),
@@ -304,7 +315,7 @@ def with_dots(about, tensors):
         (with_other_spec, "what its adapters are is broken: position is 'everywhere'"),
         (with_a_huge_kernel, "kernel is 1000000001: give an odd number of frames, at most 99"),
         (with_a_broken_number, "kernel is 3.0: give one of type int"),
-        (of_other_numbers, r"point\.down does not fit"),
+        (of_other_numbers, r"point\.down holds no finite numbers"),
         (without_vector, "the vector of voice 'alice' has shape"),
         (with_dots, "give a new name without dots"),
     ],
