@@ -24,8 +24,8 @@ def examine() -> dict[str, Any]:
     >>> found = examine()
     >>> found["versions"]["speechcl"] == importlib.metadata.version("speechcl")
     True
-    >>> sorted(found["extras"])
-    ['bench', 'demo', 'dev', 'export', 'lm', 'ssl', 'test', 'tts']
+    >>> found["extras"]["tts"]["remedy"]
+    "pip install 'speechcl[tts]'"
     """
     core = [need for need in _requirements() if _applies(need)]
     versions = {"python": platform.python_version(), PACKAGE: version_of(PACKAGE)}
