@@ -1,5 +1,7 @@
 """What is remembered from task to task; knows no method."""
 
+from speechcl.memory.class_balanced import ClassBalanced
+from speechcl.memory.draws import Draws
 from speechcl.memory.key_retriever import KeyRetriever
 from speechcl.memory.named_tensors import NamedTensors
 from speechcl.memory.projector import Projector
@@ -8,6 +10,8 @@ from speechcl.memory.reservoir import Reservoir
 from speechcl.memory.snapshot import Snapshot
 
 __all__ = [
+    "ClassBalanced",
+    "Draws",
     "FrozenEncoder",
     "KeyRetriever",
     "NamedTensors",

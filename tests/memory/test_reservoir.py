@@ -144,7 +144,7 @@ def test_keeps_copies_not_views():
 
 @pytest.mark.parametrize("capacity", [0, -1])
 def test_capacity_must_be_positive(capacity):
-    with pytest.raises(ValueError, match="at least one"):
+    with pytest.raises(ValueError, match="1 or more"):
         Reservoir(capacity)
 
 
