@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils import _pytree as pytree
 
-from speechcl.parallel import world
+from speechcl.parallel import gather, world
 
 
 def join(*batches: dict[str, Tensor], padded: bool = False) -> dict[str, Tensor]:
@@ -92,3 +92,14 @@ def my_rows(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     rank, processes = world()
     count = size(batch)
     return rows(batch, slice(count * rank // processes, count * (rank + 1) // processes))
+
+
+def everywhere(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the items of all processes, in order, detached; every process gets all.
+
+    Example
+    -------
+    >>> everywhere({"label": torch.arange(2)})
+    {'label': tensor([0, 1])}
+    """
+    return {name: gather(value) for name, value in batch.items()}

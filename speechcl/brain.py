@@ -52,9 +52,9 @@ class ContinualBrain(sb.Brain):
         Length of the stream, for the progress bar.
     folder : Path, optional
         Where to leave what people may want to look at while it trains.
-    on_start, after_epoch : Callable
-        Called when a fresh fit is ready to train, and with ``("train" or "valid", epoch, loss)``
-        after each epoch.
+    on_start, after_batch, after_epoch : Callable
+        Called when a fresh fit is ready to train, with the number of steps done after each, and
+        with ``("train" or "valid", epoch, loss)`` after each epoch.
     """
 
     metric = "loss"
@@ -71,6 +71,7 @@ class ContinualBrain(sb.Brain):
         tasks: int = 1,
         folder: Path | None = None,
         on_start: Callable[[], None] | None = None,
+        after_batch: Callable[[int], None] | None = None,
         after_epoch: Callable[[str, int, float], None] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -78,7 +79,7 @@ class ContinualBrain(sb.Brain):
         self.task, self.method, self.raw = task, method, raw
         self.planned_steps, self.tasks, self.folder = planned_steps, tasks, folder
         self.schedule = SCHEDULES[schedule]
-        self.on_start, self.after_epoch = on_start, after_epoch
+        self.on_start, self.after_batch, self.after_epoch = on_start, after_batch, after_epoch
         self.now: Step
         self.bar: tqdm | None = None
         self.scores: list[Tensor] = []
@@ -90,6 +91,10 @@ class ContinualBrain(sb.Brain):
     def task_loss(self, outputs: Any, batch: Any, stage: sb.Stage) -> Tensor:
         """Return the problem's own loss, a mean over the batch."""
         raise NotImplementedError(f"{type(self).__name__} has no task_loss")
+
+    def soft_loss(self, outputs: Any, shares: Tensor) -> Tensor:
+        """Return the loss of items that belong to classes in shares (batch, classes), a mean."""
+        raise NotImplementedError(f"{type(self).__name__} has no soft_loss: its items do not mix")
 
     def score(self, outputs: Any, batch: Any) -> Tensor:
         """Return one number per item, shape (batch,)."""
@@ -131,7 +136,13 @@ class ContinualBrain(sb.Brain):
         """Let the method choose the batch, then train on it."""
         batch = self.to_device(batch)
         self.now = Step(
-            self.task, self, self.raw, batch, index=self.optimizer_step, total=self.planned_steps
+            self.task,
+            self,
+            self.raw,
+            incoming=batch,
+            batch=batch,
+            index=self.optimizer_step,
+            total=self.planned_steps,
         )
         if self.epoch_begins:
             self.epoch_begins = False
@@ -148,6 +159,8 @@ class ContinualBrain(sb.Brain):
         self.on_fit_batch_end(batch, outputs, loss, True)
         if self.bar is not None:
             self.bar.update()
+        if self.after_batch is not None:
+            self.after_batch(self.optimizer_step)
         return loss.detach()
 
     def compute_objectives(self, predictions: Any, batch: Any, stage: sb.Stage) -> Tensor:

@@ -107,3 +107,72 @@ def whole_batch(rows: Tensor) -> Tensor:
     fixed = rows.detach()
     own = fixed + (rows - fixed) * (len(whole) / max(len(rows), 1))
     return torch.cat([whole[:start], own, whole[start + len(rows) :]])
+
+
+def supervised_contrastive(vectors: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """Draw vectors of one class together and hold them off all others.
+
+    Arguments
+    ---------
+    vectors : Tensor
+        Unit vectors, shape (items, width).
+    labels : Tensor
+        Shape (items,). An item that is alone in its class adds nothing.
+    temperature : float
+        What cosines are divided by.
+
+    Returns
+    -------
+    Tensor
+        The mean over items that have company of ``-log p`` of it, a scalar.
+
+    Source: Khosla et al., "Supervised contrastive learning", NeurIPS 2020, eq. 2.
+
+    Example
+    -------
+    >>> pairs = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    >>> supervised_contrastive(pairs, torch.tensor([0, 0, 1, 1]), 1.0)  # log(1 + 2 / e)
+    tensor(0.5514)
+    """
+    return class_terms(vectors @ vectors.T / temperature, labels).mean()
+
+
+def class_terms(similarity: Tensor, labels: Tensor) -> Tensor:
+    """Compute ``-log p`` of an item's own class among all other items, a mean over the class.
+
+    Arguments
+    ---------
+    similarity : Tensor
+        Of items with items, over the temperature, shape (items, items). The diagonal plays no part.
+    labels : Tensor
+        Shape (items,).
+
+    Returns
+    -------
+    Tensor
+        One number for each item that is not alone in its class.
+
+    Example
+    -------
+    >>> class_terms(torch.zeros(3, 3), torch.tensor([0, 1, 0]))  # log 2 each
+    tensor([0.6931, 0.6931])
+    """
+    itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    log_p = log_shares(similarity)
+    company = (labels[:, None] == labels) & ~itself
+    count = company.sum(1)
+    total = log_p.masked_fill(~company, 0.0).sum(1)
+    return -(total[count > 0] / count[count > 0])
+
+
+def log_shares(similarity: Tensor) -> Tensor:
+    """Return the log-softmax of each row without its own column, shape (items, items).
+
+    Example
+    -------
+    >>> log_shares(torch.zeros(2, 2))
+    tensor([[-inf, 0.],
+            [0., -inf]])
+    """
+    itself = torch.eye(len(similarity), dtype=torch.bool, device=similarity.device)
+    return similarity.masked_fill(itself, -torch.inf).log_softmax(1)

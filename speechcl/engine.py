@@ -17,7 +17,7 @@ from speechbrain.utils.epoch_loop import EpochCounter
 from torch import distributed, nn
 from torch.utils.data import DataLoader, Dataset
 
-from speechcl.brain import SCHEDULES, ContinualBrain
+from speechcl.brain import SCHEDULES, ContinualBrain, same_draws
 from speechcl.checkpoints import (
     AtomicCheckpointer,
     ModuleState,
@@ -26,8 +26,9 @@ from speechcl.checkpoints import (
     seed_everything,
 )
 from speechcl.early_stopping import EarlyStopping
+from speechcl.memory.snapshot import evaluating
 from speechcl.method import Method
-from speechcl.metrics import continual_summary
+from speechcl.metrics import continual_summary, online_summary
 from speechcl.parallel import world
 from speechcl.results import SCHEMA_VERSION
 from speechcl.run_folder import RunFolder, peak_rss_mb, versions
@@ -60,6 +61,9 @@ class Training:
         Inside an epoch SpeechBrain's ``--ckpt_interval_minutes`` or ``_steps`` decides.
     task_known : bool
         Whether the method is told which task a test item belongs to.
+    anytime_every : int, optional
+        Measure the tasks so far after every so many steps, too, as a stream that is learnt in one
+        pass has no moment at which it is done. Counts as training time.
     patience : int, optional
         A task ends after so many epochs in a row without a smaller loss on its validation data,
         and the weights of its best epoch are put back. A task without such data takes all epochs.
@@ -78,6 +82,7 @@ class Training:
     workers: int = 0
     checkpoint_interval_s: float = 30.0
     task_known: bool = False
+    anytime_every: int | None = None
     patience: int | None = None
 
     def __post_init__(self) -> None:
@@ -89,6 +94,10 @@ class Training:
         if self.patience is not None and self.patience < 1:
             raise ValueError(
                 f"patience is {self.patience}: wait for one epoch or more, or use null"
+            )
+        if self.anytime_every is not None and self.anytime_every < 1:
+            raise ValueError(
+                f"anytime_every is {self.anytime_every}: measure after 1 step or more, or use null"
             )
         if self.schedule not in SCHEDULES:
             known = " or ".join(SCHEDULES)
@@ -143,6 +152,7 @@ class Engine:
         self.make_brain, self.about = brain, dict(about or {})
         self.modules = nn.ModuleDict(modules)
         self.folder = RunFolder(folder)
+        self.progress = self.folder.progress()
         self.evaluator = self._brain(self.stream[0])
         self.device = torch.device(self.evaluator.device)
         self.method.to(self.device)
@@ -153,7 +163,7 @@ class Engine:
 
     def run(self) -> dict[str, Any]:
         """Learn the whole stream, from wherever an earlier run stopped; return the results."""
-        progress = self.folder.progress()
+        progress = self.progress
         settings = self._settings()
         if progress.setdefault("settings", settings) != settings:
             raise ValueError(
@@ -196,9 +206,9 @@ class Engine:
             self.method.build(self.modules, found.meta["structure"])  # shapes first ...
             self.method.to(self.device)
             self.modules.to(self.device)
+            keeper.load_checkpoint(found)  # ... then the tensors, which may be trained on
             if not found.meta["done"]:
-                return task.index, True  # ... the tensors when the fit starts
-            keeper.load_checkpoint(found)
+                return task.index, True  # order, optimizer and draws follow when the fit starts
             return task.index + 1, False
         return 0, False
 
@@ -220,11 +230,14 @@ class Engine:
         done.save_and_keep_only()
         self.folder.event("task_end", task=task.name, seconds=round(watch.seconds(), 2))
 
-    def evaluate(self) -> tuple[list[float], list[numpy.ndarray]]:
-        """Measure every task with the present weights; return its metric and items' scores."""
+    def evaluate(
+        self, tasks: Sequence[Task] | None = None
+    ) -> tuple[list[float], list[numpy.ndarray]]:
+        """Measure tasks, by default all, with the present weights; return metrics and scores."""
+        self.method.before_measuring(self)
         self.evaluator = self._brain(self.stream[0])  # a method may have replaced a module
         values, scores = [], []
-        for task in self.stream:
+        for task in self.stream if tasks is None else tasks:
             self.method.before_eval(task if self.training.task_known else None)
             self.evaluator.evaluate(self._loader(task.test), progressbar=False)
             scores.append(torch.cat(self.evaluator.scores).double().numpy())
@@ -262,6 +275,7 @@ class Engine:
     def results(self, progress: dict[str, Any]) -> dict[str, Any]:
         """Put together results.json."""
         matrix, better = progress["matrix"], self.evaluator.higher_is_better
+        anytime = progress.get("anytime")
         return {
             "schema": SCHEMA_VERSION,
             "recipe": "library",
@@ -280,10 +294,18 @@ class Engine:
             "peak_rss_mb": peak_rss_mb(),
             "versions": versions(),
             "command": shlex.join(["python", *sys.argv]),
+            **({"online": online_summary(matrix, anytime, better)} if anytime else {}),
             **self.about,
         }
 
     # ---- below: one task's pieces
+    def _measure_amid(self, task: Task, step: int) -> None:
+        """Measure the tasks so far and leave everything as it was; a resume finds the same."""
+        with same_draws(step), evaluating(self.modules):
+            values, _ = self.evaluate(self.stream[: task.index + 1])
+        self.progress.setdefault("anytime", {})[f"task {task.index} step {step}"] = values
+        self.folder.keep_progress(self.progress)
+
     def _record(self, task: Task, progress: dict[str, Any]) -> None:
         values, scores = self.evaluate()
         pairs = list(zip(self.stream, scores, strict=True))
@@ -317,6 +339,10 @@ class Engine:
                 keeper.save_and_keep_only()
                 saved_at = Stopwatch()
 
+        def after_batch(step: int) -> None:
+            if self.training.anytime_every and step % self.training.anytime_every == 0:
+                self._measure_amid(task, step)
+
         def after_epoch(stage: str, epoch: int, loss: float) -> None:
             self.folder.epoch(task.name, stage, epoch, loss)
             if stage == "valid" and isinstance(counter, EarlyStopping):
@@ -332,6 +358,7 @@ class Engine:
             schedule=self.training.schedule,
             folder=self.folder.path / "examples",
             on_start=lambda: keep(None),
+            after_batch=after_batch,
             after_epoch=after_epoch,
         )
         brain.train_sampler, brain.train_set = batches, data

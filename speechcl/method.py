@@ -22,12 +22,15 @@ class Step:
     """What a hook may see of the training step under way.
 
     ``modules`` are the bare modules, never DDP-wrapped. ``index`` counts the optimizer steps done
-    in this task and ``total`` those planned, so progress is ``index / total``.
+    in this task and ``total`` those planned, so progress is ``index / total``. ``incoming`` is the
+    batch as the stream gave it, ``batch`` what ``before_batch`` has made of it; what is added
+    follows behind.
     """
 
     task: Task
     brain: ContinualBrain
     modules: nn.ModuleDict
+    incoming: Any
     batch: Any
     index: int
     total: int
@@ -99,6 +102,9 @@ class Method(nn.Module):
 
     def after_task(self, task: Task, engine: Engine) -> None:
         """Consolidate: merge, freeze, store."""
+
+    def before_measuring(self, engine: Engine) -> None:
+        """Derive what evaluation needs from what is remembered; may come amid a task."""
 
     def before_eval(self, task: Task | None) -> None:
         """Select what serves ``task``; None if the scenario hides task identity."""

@@ -6,6 +6,8 @@ batch; a method that computes over the batch (an angle, a mean, a memory) gather
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor, distributed
 
@@ -80,3 +82,35 @@ def share(local_size: int, device: torch.device | str = "cpu") -> float:
         return 1.0
     size = float(total(torch.tensor(float(local_size), device=device)))
     return local_size * processes / size if size else 1.0
+
+
+def sum_of_means(parts: Sequence[tuple[float, int, Callable[[], Tensor]]]) -> Tensor:
+    """Add up means over parts of a batch, for a loss that the brain takes for one mean over all.
+
+    Each mean counts as its own part of all processes' items, not as the batch's; a process may
+    hold none of a part.
+
+    Arguments
+    ---------
+    parts : Sequence
+        ``(weight, items of the part in this process, their mean)``.
+
+    Returns
+    -------
+    Tensor
+        A scalar.
+
+    Example
+    -------
+    >>> sum_of_means([(1.0, 3, lambda: torch.tensor(2.0)), (0.5, 1, lambda: torch.tensor(4.0))])
+    tensor(4.)
+    """
+    every = share(sum(count for _, count, _ in parts))
+    # all processes ask for every share, also those without items
+    shares = [share(count) / every for _, count, _ in parts]
+    terms = [
+        weight * part * mean()
+        for (weight, count, mean), part in zip(parts, shares, strict=True)
+        if count
+    ]
+    return torch.stack(terms).sum()

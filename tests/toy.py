@@ -14,24 +14,31 @@ from speechcl.backbones import StatisticsNet
 from speechcl.brains import DetectionBrain
 from speechcl.data.features import FeatureSet
 from speechcl.engine import Engine, Training
-from speechcl.memory import KeyRetriever, StatisticsEncoder
+from speechcl.memory import ClassBalanced, KeyRetriever, StatisticsEncoder
 from speechcl.method import Method
 from speechcl.methods import (
     ER,
+    ERACE,
     EWC,
     OSFT,
     OWM,
     RAWM,
     RWM,
+    SCR,
     SI,
     SLM,
+    Chain,
     CoDyRA,
+    Contrast,
     DERpp,
+    DualMix,
     FineTune,
+    GDumb,
     Joint,
     LoRA,
     LwF,
     MoRA,
+    OnPro,
 )
 from speechcl.task import Task, make_stream
 
@@ -50,6 +57,27 @@ METHODS: dict[str, Callable[[], Method]] = {
     "RWM auto": lambda: RWM(compact="auto"),
     "RWM official": lambda: RWM(mode="official"),
 }
+
+
+def noise(features: torch.Tensor, draws: torch.Generator) -> torch.Tensor:
+    """Another view of toy clips."""
+    return features + 0.1 * torch.randn(features.shape, generator=draws)
+
+
+# Methods that remember while they learn, so that their first task is not plain training.
+ONLINE_METHODS: dict[str, Callable[[], Method]] = {
+    "ER online": lambda: ER(capacity=40, replay=15, online=True),
+    "DERpp online": lambda: DERpp(capacity=40, replay=15, online=True),
+    "ERACE": lambda: ERACE(memory=ClassBalanced(40, stored_as="float16"), replay=15, online=True),
+    "SCR": lambda: SCR(noise, capacity=40, replay=15, width=8),
+    "GDumb": lambda: GDumb(capacity=90),
+    "ER DualMix": lambda: Chain([ER(capacity=40, replay=15, online=True), DualMix(noise)]),
+    "DERpp DualMix EWC": lambda: Chain(
+        [DERpp(capacity=40, replay=15, online=True), DualMix(noise), EWC(strength=10.0, clips=40)]
+    ),
+    "OnPro": lambda: OnPro(noise, capacity=40, replay=15, contrast=Contrast(width=8)),
+}
+METHODS |= ONLINE_METHODS
 
 # Methods that train adapters in a frozen ToyNet, and its classifier with them.
 ADAPTED = {"targets": ["convolution", "hidden"], "train": "classify.*"}
@@ -169,6 +197,7 @@ def same(a: dict, b: dict) -> bool:
 __all__ = [
     "ADAPTER_METHODS",
     "METHODS",
+    "ONLINE_METHODS",
     "StatisticsNet",
     "ToyNet",
     "same",

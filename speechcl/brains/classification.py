@@ -71,12 +71,20 @@ class ClassificationBrain(ContinualBrain):
         """Return the cross-entropy over the classes that compete."""
         if self.loss_over == "all":
             return functional.cross_entropy(outputs.logits, batch["label"])
-        classes, info = self.task.train.classes, self.task.info  # type: ignore[attr-defined]
-        seen = classes.places(info.get("seen", classes.names))
-        own = (
-            classes.places(info.get("classes", classes.names)) if self.loss_over == "own" else seen
-        )
+        seen = self._places("seen")
+        own = self._places("classes") if self.loss_over == "own" else seen
         return cross_entropy(outputs.logits, batch["label"], own, seen)
+
+    def soft_loss(self, outputs: Classification, shares: Tensor) -> Tensor:
+        """Return the cross-entropy against shares (batch, classes), among the classes seen."""
+        if self.loss_over == "all":
+            return functional.cross_entropy(outputs.logits, shares)
+        seen = self._places("seen")
+        return functional.cross_entropy(outputs.logits[:, seen], shares[:, seen])
+
+    def _places(self, which: str) -> list[int]:
+        classes = self.task.train.classes  # type: ignore[attr-defined]
+        return classes.places(self.task.info.get(which, classes.names))
 
     def logits(self, outputs: Classification) -> Tensor:
         """Return the logits of all classes of the stream, shape (batch, classes)."""

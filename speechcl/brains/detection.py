@@ -61,6 +61,10 @@ class DetectionBrain(ContinualBrain):
         """Return the criterion's loss, by default the cross-entropy."""
         return self.criterion(outputs.logits, batch["label"])
 
+    def soft_loss(self, outputs: Detection, shares: Tensor) -> Tensor:
+        """Return the cross-entropy against shares (batch, 2), whatever the criterion."""
+        return functional.cross_entropy(two_logits(outputs.logits), shares)
+
     def logits(self, outputs: Detection) -> Tensor:
         """Return the logits, shape (batch, 2)."""
         return two_logits(outputs.logits)

@@ -1,5 +1,6 @@
 """What is remembered from task to task; knows no method."""
 
+from speechcl.memory.buffer import Buffer
 from speechcl.memory.class_balanced import ClassBalanced
 from speechcl.memory.draws import Draws
 from speechcl.memory.key_retriever import KeyRetriever
@@ -10,6 +11,7 @@ from speechcl.memory.reservoir import Reservoir
 from speechcl.memory.snapshot import Snapshot
 
 __all__ = [
+    "Buffer",
     "ClassBalanced",
     "Draws",
     "FrozenEncoder",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy
 import torch
 from torch import Tensor, nn
 
@@ -47,3 +48,17 @@ def generator(seed: int, number: int) -> torch.Generator:
     45
     """
     return torch.Generator().manual_seed((seed * 1_000_003 + number) % 2**63)
+
+
+def beta(concentration: float, count: int, generator: torch.Generator) -> Tensor:
+    """Draw from the Beta distribution with both parameters alike, shape (count,).
+
+    Example
+    -------
+    >>> drawn = beta(0.2, 1000, generator(0, 1))
+    >>> bool(((drawn >= 0) & (drawn <= 1)).all()), round(float(drawn.mean()), 1)
+    (True, 0.5)
+    """
+    seed = int(torch.randint(2**62, (), generator=generator))
+    drawn = numpy.random.default_rng(seed).beta(concentration, concentration, count)
+    return torch.from_numpy(drawn).float()

@@ -9,10 +9,11 @@ import speechbrain as sb
 from torch import Tensor
 from torch.nn import functional
 
-from speechcl.batches import join, my_rows, rows, size
+from speechcl.batches import everywhere, join, my_rows, rows, size
+from speechcl.memory import Buffer
 from speechcl.method import Step
 from speechcl.methods.er import ER
-from speechcl.parallel import share
+from speechcl.parallel import sum_of_means
 from speechcl.task import Task
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class DERpp(ER):
 
     Arguments
     ---------
-    capacity, replay, seed
+    capacity, replay, seed, online, memory
         As in ER; ``replay`` clips are drawn for each of the two.
     answers : float
         ``alpha``, weight of the squared distance to the remembered logits, a mean over classes.
@@ -32,7 +33,8 @@ class DERpp(ER):
         ``beta``, weight of the labels' loss.
 
     Source: Buzzega et al., "Dark experience for general continual learning", NeurIPS 2020, eq. 6.
-    Deviates: clips and logits are remembered when a task ends, as in ER, not while it is learnt.
+    Deviates without ``online``: clips and logits are remembered when a task ends, as in ER, not
+    while it is learnt.
 
     Example
     -------
@@ -47,8 +49,10 @@ class DERpp(ER):
         answers: float = 0.5,
         labels: float = 0.5,
         seed: int = 0,
+        online: bool = False,
+        memory: Buffer | None = None,
     ) -> None:
-        super().__init__(capacity, replay, seed)
+        super().__init__(capacity, replay, seed, online=online, memory=memory)
         if answers < 0 or labels < 0:
             raise ValueError(f"answers is {answers} and labels {labels}: neither may be negative")
         self.answers, self.labels = answers, labels
@@ -84,12 +88,17 @@ class DERpp(ER):
             (self.answers, answered, distance),
             (self.labels, every - own - answered, lambda: task_loss(slice(own + answered, every))),
         ]
-        # each mean counts as its own part of all processes' items, not as the batch's; of a few
-        # replayed items a process may hold none
-        return sum(w * share(n) / share(every) * (mean() if n else 0.0) for w, n, mean in terms)  # type: ignore
+        return sum_of_means(terms)
+
+    def _to_remember(self, step: Step) -> dict[str, Tensor]:
+        """Return the items of this step with what the model said of them in it."""
+        said = step.brain.logits(rows(step.outputs, slice(0, size(step.incoming))))
+        return everywhere({**step.incoming, "logits": said.detach().float()})
 
     def after_task(self, task: Task, engine: Engine) -> None:
         """Offer every item of the task to the memory, with what the model says of it."""
+        if self.online:
+            return
 
         def with_logits(brain, batch):
             return {**batch, "logits": brain.logits(brain.compute_forward(batch, sb.Stage.TEST))}

@@ -4,7 +4,7 @@ from speechcl.metrics.accuracy import accuracy
 from speechcl.metrics.bootstrap import average_eer_interval, eer_interval
 from speechcl.metrics.breakdown import error_rates
 from speechcl.metrics.calibration import Calibration, cllr, fit_calibration, min_cllr
-from speechcl.metrics.continual import continual_summary
+from speechcl.metrics.continual import continual_summary, online_summary
 from speechcl.metrics.cost import (
     AsvRates,
     act_dcf,
@@ -35,6 +35,7 @@ __all__ = [
     "min_dcf",
     "min_tdcf",
     "min_tdcf_from_rates",
+    "online_summary",
     "pooled_eer",
     "transfer_summary",
     "worst_attack",

@@ -6,7 +6,7 @@ import yaml
 
 from speechcl.checkpoints import seed_everything
 from tests.kills import Killed, KillSwitch
-from tests.toy import ADAPTER_METHODS, METHODS, ToyNet, same, toy_engine, weights
+from tests.toy import ADAPTER_METHODS, METHODS, ONLINE_METHODS, ToyNet, same, toy_engine, weights
 
 every_method = pytest.mark.parametrize("name", METHODS)
 
@@ -53,6 +53,8 @@ def test_a_finished_run_is_not_run_again(name, tmp_path):
 def test_first_task_is_plain_training(name, tmp_path):
     if name in ADAPTER_METHODS:
         pytest.skip("trains an adapter from the first task on")
+    if name in ONLINE_METHODS:
+        pytest.skip("remembers from the first step on")
     plain = toy_engine(tmp_path / "plain", METHODS["FineTune"](), tasks=1)
     plain.run()
     other = toy_engine(tmp_path / "other", METHODS[name](), tasks=1)
@@ -137,16 +139,21 @@ def test_bf16_trains(name, tmp_path):
     exact.run()
     for key, value in weights(exact).items():
         found = weights(short)[key]
+        if not value.is_floating_point():
+            continue
         assert found.dtype == torch.float32
-        if name not in ADAPTER_METHODS or "classify" in key:
+        untrained = "classify" not in key if name in ADAPTER_METHODS else name == "SCR"
+        if not untrained:
             assert not torch.equal(found, value), "it did not train in bfloat16"
         if name != "RWM official":  # it amplifies rounding noise
-            torch.testing.assert_close(found, value, rtol=0, atol=0.05)
+            # low temperatures of contrasts amplify rounding, too
+            allowed = 0.15 if name in ("SCR", "OnPro") else 0.05
+            torch.testing.assert_close(found, value, rtol=0, atol=allowed)
 
 
 @every_method
 def test_no_kept_tensor_has_the_size_of_the_data(name, tmp_path):
-    if name in ("ER", "DERpp", "Joint"):
+    if name in ("ER", "DERpp", "Joint", *ONLINE_METHODS):
         pytest.skip("keeps old data by design")
     engine = toy_engine(tmp_path, METHODS[name](), tasks=2)
     engine.run()

@@ -228,7 +228,7 @@ def test_memory_bytes_are_those_of_items_and_answers(tmp_path):
     [
         ({"answers": -0.1}, "neither may be negative"),
         ({"labels": -0.1}, "neither may be negative"),
-        ({"capacity": 0}, "at least one"),
+        ({"capacity": 0}, "1 or more"),
         ({"replay": 0}, "at least one item"),
         ({"replay": -3}, "at least one item"),
     ],
