@@ -9,7 +9,7 @@ from speechcl.views.images import (
     image_views,
     strong_image_views,
 )
-from speechcl.views.rotations import Rotations
+from speechcl.views.rotations import Rotations, spectrogram_flips
 from speechcl.views.spectrograms import (
     FrequencyMask,
     LevelShift,
@@ -17,19 +17,45 @@ from speechcl.views.spectrograms import (
     TimeMask,
     TimeShift,
     TimeStretch,
-    spectrogram_flips,
     spectrogram_views,
 )
 from speechcl.views.view import View, Views, as_float
 from speechcl.views.waveforms import (
     Companding,
     Level,
+    LossyCoding,
     Noise,
     Room,
     Shift,
     Speed,
     waveform_views,
 )
+
+READY = {
+    "digits": digit_views,
+    "images": image_views,
+    "strong_images": strong_image_views,
+    "spectrograms": spectrogram_views,
+}
+
+
+def ready_views(name: str) -> Views:
+    """Return a ready set of views by its name, for YAML files.
+
+    Raises
+    ------
+    ValueError
+        If there is none of that name.
+
+    Example
+    -------
+    >>> ready_views("spectrograms") == spectrogram_views()
+    True
+    """
+    if name not in READY:
+        raise ValueError(f"views are {name!r}: choose among {', '.join(READY)}")
+    return READY[name]()
+
 
 __all__ = [
     "ColourJitter",
@@ -40,6 +66,7 @@ __all__ = [
     "Gray",
     "Level",
     "LevelShift",
+    "LossyCoding",
     "Noise",
     "NoiseFloor",
     "Room",
@@ -54,6 +81,7 @@ __all__ = [
     "as_float",
     "digit_views",
     "image_views",
+    "ready_views",
     "spectrogram_flips",
     "spectrogram_views",
     "strong_image_views",

@@ -1,4 +1,7 @@
-"""Views of images: bytes, or numbers from 0 to 1, of shape (batch, 3, height, width)."""
+"""Views of images: bytes, or numbers from 0 to 1, of shape (batch, channels, height, width).
+
+There are three channels, or one; what comes back are numbers from 0 to 1.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from speechcl.views.view import View, Views, as_float, uniform
+from speechcl.views.view import View, Views, ordered, uniform, within
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+_LEAST = 1e-3  # of what must be above 0
 
 
 @dataclass(frozen=True)
@@ -41,13 +45,15 @@ class Gray(View):
     """
 
     def change(self, features: Tensor, draws: torch.Generator) -> Tensor:
-        """Return gray images, of three equal channels."""
-        return _luma(as_float(features)).expand(-1, 3, -1, -1)
+        """Return gray images, of equal channels, as many as before."""
+        return _luma(features).expand_as(features)
 
 
 @dataclass(frozen=True)
 class Crop(View):
     """A part of the image, brought to the size of the whole.
+
+    Where a part would be wider or higher than the image, that side is the image's.
 
     Arguments
     ---------
@@ -59,7 +65,7 @@ class Crop(View):
     Raises
     ------
     ValueError
-        If a range is empty, or a share is not within 0 and 1.
+        If a range is empty, or not above 0, or a share is above 1.
 
     Example
     -------
@@ -75,22 +81,18 @@ class Crop(View):
     def __post_init__(self) -> None:
         """Refuse ranges without anything in them."""
         super().__post_init__()
-        if not 0 < self.scale[0] <= self.scale[1] <= 1 or not 0 < self.ratio[0] <= self.ratio[1]:
-            raise ValueError(
-                f"scale is {self.scale} and ratio {self.ratio}: give the lesser number first, "
-                "above 0, and shares up to 1"
-            )
+        ordered("scale", self.scale, _LEAST, 1)
+        ordered("ratio", self.ratio, _LEAST)
 
     def change(self, features: Tensor, draws: torch.Generator) -> Tensor:
         """Return the parts, interpolated linearly."""
-        features, count = as_float(features), len(features)
         area = uniform(*self.scale, features, draws).flatten()
         narrow, wide = (math.log(one) for one in self.ratio)
         log_ratio = uniform(narrow, wide, features, draws).flatten()
         width = (area * log_ratio.exp()).sqrt().clamp_max(1.0)
         height = (area / log_ratio.exp()).sqrt().clamp_max(1.0)
         x, y = (2 * uniform(0, 1, features, draws).flatten() - 1 for _ in range(2))
-        place = features.new_zeros(count, 2, 3)
+        place = features.new_zeros(len(features), 2, 3)
         place[:, 0, 0], place[:, 1, 1] = width, height
         place[:, 0, 2], place[:, 1, 2] = x * (1 - width), y * (1 - height)
         grid = functional.affine_grid(place, list(features.shape), align_corners=False)
@@ -104,7 +106,12 @@ class ColourJitter(View):
     Arguments
     ---------
     brightness, contrast, saturation : float
-        Factors are drawn from 1 less this to 1 more.
+        Factors are drawn from 1 less this to 1 more, for a change of each in this order.
+
+    Raises
+    ------
+    ValueError
+        If one is not within 0 and 1.
 
     Example
     -------
@@ -118,9 +125,15 @@ class ColourJitter(View):
     contrast: float = 0.4
     saturation: float = 0.4
 
+    def __post_init__(self) -> None:
+        """Refuse factors below 0."""
+        super().__post_init__()
+        for name in ("brightness", "contrast", "saturation"):
+            within(name, getattr(self, name), 0, 1)
+
     def change(self, features: Tensor, draws: torch.Generator) -> Tensor:
         """Return the images with all three changed, between 0 and 1."""
-        x = as_float(features)
+        x = features
         bright, contrast, colour = (
             uniform(1 - by, 1 + by, x, draws)
             for by in (self.brightness, self.contrast, self.saturation)
@@ -172,4 +185,7 @@ def digit_views() -> Views:
 
 
 def _luma(x: Tensor) -> Tensor:
+    """Return the brightness of red, green and blue, or the only channel, (batch, 1, ...)."""
+    if x.shape[1] == 1:
+        return x
     return (x * x.new_tensor(_LUMA).view(3, 1, 1)).sum(1, keepdim=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from speechcl.views.view import View, Views, uniform
+from speechcl.views.view import View, Views, ordered, uniform, within
 
 _LOG_A_DB = math.log(10) / 10  # of an energy
 
@@ -24,6 +24,11 @@ class TimeShift(View):
     most : float
         Greatest shift, as a share of the length.
 
+    Raises
+    ------
+    ValueError
+        If it is not within 0 and 1.
+
     Example
     -------
     >>> frames = torch.arange(4.0).view(1, 4, 1)
@@ -32,6 +37,11 @@ class TimeShift(View):
     """
 
     most: float = 0.2
+
+    def __post_init__(self) -> None:
+        """Refuse what is no share."""
+        super().__post_init__()
+        within("most", self.most, 0, 1)
 
     def change(self, features: Tensor, draws: torch.Generator) -> Tensor:
         """Return the clips, each rolled by its own number of frames."""
@@ -48,18 +58,28 @@ class TimeMask(View):
     Arguments
     ---------
     most : float
-        Greatest width, as a share of the length; widths are uniform from 0.
+        Greatest width, as a share of the length; widths are whole frames, uniform from 0.
+
+    Raises
+    ------
+    ValueError
+        If it is not within 0 and 1.
 
     Source: Park et al., "SpecAugment", Interspeech 2019, section 2.
 
     Example
     -------
-    >>> hidden = TimeMask(1.0)(torch.randn(1, 9, 2), torch.Generator().manual_seed(1))
-    >>> int((hidden[0, :, 0] == hidden[0, :, 1]).sum())
-    3
+    >>> frames = torch.arange(6.0).view(1, 6, 1)
+    >>> TimeMask(0.5)(frames, torch.Generator().manual_seed(6)).flatten()
+    tensor([0.0000, 1.0000, 2.0000, 3.0000, 2.5000, 2.5000])
     """
 
     most: float = 0.2
+
+    def __post_init__(self) -> None:
+        """Refuse what is no share."""
+        super().__post_init__()
+        within("most", self.most, 0, 1)
 
     def change(self, features: Tensor, draws: torch.Generator) -> Tensor:
         """Return the clips with a mask each."""
@@ -74,18 +94,28 @@ class FrequencyMask(View):
     Arguments
     ---------
     most : float
-        Greatest width, as a share of the bands; widths are uniform from 0.
+        Greatest width, as a share of the bands; widths are whole bands, uniform from 0.
+
+    Raises
+    ------
+    ValueError
+        If it is not within 0 and 1.
 
     Source: Park et al., "SpecAugment", Interspeech 2019, section 2.
 
     Example
     -------
     >>> frame = torch.tensor([[[1.0, 2.0, 3.0, 6.0]]])
-    >>> FrequencyMask(0.5)(frame, torch.Generator().manual_seed(1))
-    tensor([[[1., 3., 3., 6.]]])
+    >>> FrequencyMask(0.5)(frame, torch.Generator().manual_seed(6))
+    tensor([[[1., 2., 3., 3.]]])
     """
 
     most: float = 0.2
+
+    def __post_init__(self) -> None:
+        """Refuse what is no share."""
+        super().__post_init__()
+        within("most", self.most, 0, 1)
 
     def change(self, features: Tensor, draws: torch.Generator) -> Tensor:
         """Return the clips with a mask each."""
@@ -102,6 +132,11 @@ class LevelShift(View):
     most_db : float
         Greatest change, in decibels.
 
+    Raises
+    ------
+    ValueError
+        If it is below 0.
+
     Example
     -------
     >>> louder = LevelShift(6.0)(torch.zeros(2, 1, 1), torch.Generator().manual_seed(0))
@@ -110,6 +145,11 @@ class LevelShift(View):
     """
 
     most_db: float = 6.0
+
+    def __post_init__(self) -> None:
+        """Refuse a range that is empty."""
+        super().__post_init__()
+        within("most_db", self.most_db, 0)
 
     def change(self, features: Tensor, draws: torch.Generator) -> Tensor:
         """Return the clips with a number added to each."""
@@ -120,10 +160,17 @@ class LevelShift(View):
 class NoiseFloor(View):
     """Steady noise, as strong in all bands, some decibels below a clip's mean energy.
 
+    Where each band's mean was taken away, the noise is coloured as the clip is.
+
     Arguments
     ---------
     low_db, high_db : float
-        Range of the distance to the mean energy of the frames that hold sound.
+        Range of the distance to the mean energy of all frames and bands.
+
+    Raises
+    ------
+    ValueError
+        If the range is empty.
 
     Example
     -------
@@ -134,6 +181,11 @@ class NoiseFloor(View):
 
     low_db: float = 10.0
     high_db: float = 30.0
+
+    def __post_init__(self) -> None:
+        """Refuse a range that is empty."""
+        super().__post_init__()
+        ordered("low_db, high_db", (self.low_db, self.high_db))
 
     def change(self, features: Tensor, draws: torch.Generator) -> Tensor:
         """Return the logarithms of energies plus that of the noise."""
@@ -149,7 +201,12 @@ class TimeStretch(View):
     Arguments
     ---------
     least : float
-        Smallest part.
+        Smallest part, as a share of the length.
+
+    Raises
+    ------
+    ValueError
+        If it is not within 0 and 1.
 
     Example
     -------
@@ -159,6 +216,11 @@ class TimeStretch(View):
     """
 
     least: float = 0.85
+
+    def __post_init__(self) -> None:
+        """Refuse what is no share."""
+        super().__post_init__()
+        within("least", self.least, 0, 1)
 
     def change(self, features: Tensor, draws: torch.Generator) -> Tensor:
         """Return the clips, interpolated linearly in time."""
@@ -200,31 +262,9 @@ def spectrogram_views() -> Views:
 def _stretch(features: Tensor, axis: int, most: float, draws: torch.Generator) -> Tensor:
     """Return where a random stretch of an axis is, shape (batch, frames or 1, bands or 1)."""
     size = features.shape[axis]
-    width = (uniform(0, most, features, draws) * size).round()
+    widest = int(most * size + 1e-9)  # a share of 0.29 of 100 is 29
+    width = (uniform(0, 1, features, draws) * (widest + 1)).floor()
     first = (uniform(0, 1, features, draws) * (size - width + 1)).floor()
     place = torch.arange(size, device=features.device)
     place = place.view(1, -1, 1) if axis == 1 else place.view(1, 1, -1)
     return (place >= first) & (place < first + width)
-
-
-def spectrogram_flips(features: Tensor) -> Tensor:
-    """Return clips, the same backwards in time, upside down in frequency, and both.
-
-    Each is a class of its own for a contrast of items: none of the three is speech any more.
-
-    Arguments
-    ---------
-    features : Tensor
-        Shape (batch, frames, bands).
-
-    Returns
-    -------
-    Tensor
-        Shape (4 * batch, frames, bands): all items as they are first.
-
-    Example
-    -------
-    >>> spectrogram_flips(torch.tensor([[[1.0, 2.0]]])).flatten()
-    tensor([1., 2., 1., 2., 2., 1., 2., 1.])
-    """
-    return torch.cat([features.flip(axes) for axes in ((), (1,), (2,), (1, 2))])

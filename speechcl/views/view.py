@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -26,12 +27,12 @@ class View(ABC):
     """Another look at a batch of items that leaves what they are; subclasses add their numbers.
 
     All chance is drawn on the CPU, for the whole batch, so that views are the same on every device
-    and in every process. The input is never written to.
+    and in every process. The input is never written to. Bytes become numbers from 0 to 1.
 
     Arguments
     ---------
     probability : float
-        Share of items that are changed, by keyword only.
+        Share of items that are changed, by keyword only; the others cost nothing.
 
     Raises
     ------
@@ -52,20 +53,22 @@ class View(ABC):
 
     def __post_init__(self) -> None:
         """Refuse what is no probability."""
-        if not 0 <= self.probability <= 1:
-            raise ValueError(f"probability is {self.probability}: set it to a number from 0 to 1")
+        within("probability", self.probability, 0, 1)
 
     def __call__(self, features: Tensor, draws: torch.Generator) -> Tensor:
         """Return a view of a batch (batch, ...), of the same shape."""
+        features = as_float(features)
         chosen = torch.rand(len(features), generator=draws) < self.probability
-        changed = self.change(features, draws)
-        if self.probability == 1:
-            return changed
-        return torch.where(_along(chosen, features), changed, features)
+        if not chosen.any():
+            return features
+        if chosen.all():
+            return self.change(features, draws)
+        place = chosen.nonzero().flatten().to(features.device)
+        return features.index_copy(0, place, self.change(features[place], draws))
 
     @abstractmethod
     def change(self, features: Tensor, draws: torch.Generator) -> Tensor:
-        """Return a changed copy of every item."""
+        """Return a changed copy of every item, all of them numbers, not bytes."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,6 @@ class Views(View):
 
     def change(self, features: Tensor, draws: torch.Generator) -> Tensor:
         """Return the items after all steps."""
-        features = as_float(features)
         for step in self.steps:
             features = step(features, draws)
         return features
@@ -105,8 +107,36 @@ def uniform(low: float, high: float, features: Tensor, draws: torch.Generator) -
     torch.Size([3, 1, 1])
     """
     drawn = low + (high - low) * torch.rand(len(features), generator=draws)
-    return _along(drawn, features).to(features.dtype)
+    return drawn.to(features).view(-1, *[1] * (features.ndim - 1))
 
 
-def _along(values: Tensor, features: Tensor) -> Tensor:
-    return values.to(features.device).view(-1, *[1] * (features.ndim - 1))
+def within(name: str, value: float, least: float, most: float = math.inf) -> None:
+    """Raise a ValueError unless a number lies between two others, or is one of them.
+
+    Example
+    -------
+    >>> within("share", 1.5, 0, 1)
+    Traceback (most recent call last):
+        ...
+    ValueError: share is 1.5: set it to a number from 0 to 1
+    """
+    if not least <= value <= most:
+        raise ValueError(f"{name} is {value}: set it to a number from {least:g} to {most:g}")
+
+
+def ordered(
+    name: str, pair: tuple[float, float], least: float = -math.inf, most: float = math.inf
+) -> None:
+    """Raise a ValueError unless two numbers are a range that lies within another one.
+
+    Example
+    -------
+    >>> ordered("scale", (1.0, 0.3), 0, 1)
+    Traceback (most recent call last):
+        ...
+    ValueError: scale is (1.0, 0.3): give the lesser number first, both from 0 to 1
+    """
+    if not least <= pair[0] <= pair[1] <= most:
+        raise ValueError(
+            f"{name} is {pair}: give the lesser number first, both from {least:g} to {most:g}"
+        )
