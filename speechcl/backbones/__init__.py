@@ -8,6 +8,7 @@ from speechcl.backbones.audio_text import AudioText
 from speechcl.backbones.build import build_backbone
 from speechcl.backbones.detector import CosineHead, Detector, with_cosine_head
 from speechcl.backbones.filterbanks import LinearFilterbank, LogMel, SpecMask
+from speechcl.backbones.image_nets import ConvNet, ReducedResNet
 from speechcl.backbones.lcnn import LCNN
 from speechcl.backbones.lfcc import LFCC, LFCCStatistics, statistics
 from speechcl.backbones.resnet import ResNet
@@ -19,6 +20,7 @@ __all__ = [
     "AASIST",
     "AudioClassifier",
     "AudioText",
+    "ConvNet",
     "CosineHead",
     "Detector",
     "FastAASIST",
@@ -28,6 +30,7 @@ __all__ = [
     "LinearFilterbank",
     "LogMel",
     "PooledLinear",
+    "ReducedResNet",
     "ResNet",
     "SSLFrontEnd",
     "SpecMask",

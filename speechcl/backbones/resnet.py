@@ -45,13 +45,13 @@ class ResNet(nn.Module):
             raise ValueError(f"width is {width}: set it to a multiple of 8")
         self.bands = bands
         self.stem = nn.Sequential(
-            nn.Conv2d(1, width, 3, (1, 2), padding=1, bias=False), _norm(norm, width), nn.ReLU()
+            nn.Conv2d(1, width, 3, (1, 2), padding=1, bias=False), norm_of(norm, width), nn.ReLU()
         )
         plan = [(1, 1), (1, 1), (2, 2), (2, 1), (4, 2), (4, 1), (4, 2)]  # (times width, stride)
         channels = [width, *(times * width for times, _ in plan)]
         self.blocks = nn.Sequential(
             *(
-                _Block(into, out, stride, norm)
+                ResidualBlock(into, out, stride, norm)
                 for into, out, (_, stride) in zip(channels, channels[1:], plan, strict=False)
             )
         )
@@ -97,27 +97,35 @@ def mean_and_spread(x: Tensor) -> Tensor:
     return torch.cat([x.mean(2), (x.var(2, correction=0) + 1e-6).sqrt()], dim=1)
 
 
-class _Block(nn.Module):
+class ResidualBlock(nn.Module):
     """Two 3 x 3 convolutions around which the input, projected where the shape changes, passes."""
 
     def __init__(self, into: int, out: int, stride: int, norm: str) -> None:
         super().__init__()
         self.main = nn.Sequential(
             nn.Conv2d(into, out, 3, stride, padding=1, bias=False),
-            _norm(norm, out),
+            norm_of(norm, out),
             nn.ReLU(),
             nn.Conv2d(out, out, 3, padding=1, bias=False),
-            _norm(norm, out),
+            norm_of(norm, out),
         )
         self.around: nn.Module = nn.Identity()
         if stride != 1 or into != out:
             self.around = nn.Sequential(
-                nn.Conv2d(into, out, 1, stride, bias=False), _norm(norm, out)
+                nn.Conv2d(into, out, 1, stride, bias=False), norm_of(norm, out)
             )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return maps (batch, out, height, width), smaller by the stride."""
         return torch.relu(self.main(x) + self.around(x))
 
 
-def _norm(kind: str, channels: int) -> nn.Module:
+def norm_of(kind: str, channels: int) -> nn.Module:
+    """Return batch or group normalisation.
+
+    Example
+    -------
+    >>> norm_of("group", 16)
+    GroupNorm(8, 16, eps=1e-05, affine=True)
+    """
     return nn.BatchNorm2d(channels) if kind == "batch" else nn.GroupNorm(8, channels)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import operator
+import random
 from collections.abc import Collection, Sequence
+from dataclasses import replace
+from typing import Any
 
 from speechcl.data.clips import ClipSet
 from speechcl.task import Task, check_stream
@@ -155,3 +160,69 @@ def _task(
         data.subset(_places(data, split, column, values)) for split in ("train", "valid", "test")
     )
     return Task(index, name, train, valid.plain() if len(valid) else None, test.plain(), info)
+
+
+def blurred(stream: Sequence[Task], share: float, seed: int = 0) -> list[Task]:
+    """Let a share of each task's training items come in other tasks, so that boundaries blur.
+
+    Arguments
+    ---------
+    stream : Sequence
+        Tasks whose training sets add up.
+    share : float
+        Of the items of each task, from 0 to below 1.
+    seed : int
+        Decides which items, and where each comes.
+
+    Returns
+    -------
+    list of Task
+        With the same tests; ``info`` says which classes a task has now.
+
+    Raises
+    ------
+    ValueError
+        If the share is out of range, or there is one task only.
+
+    Source: the blurry setting of Bang et al., "Rainbow memory", CVPR 2021.
+
+    Example
+    -------
+    >>> from speechcl.data.features import FeatureSet
+    >>> from speechcl.data.labelled import Classes
+    >>> import torch
+    >>> kinds = [(word, split) for word in ("one", "two") for split in ("train",) * 4 + ("test",)]
+    >>> rows = [{"ID": str(k), "text": w, "split": s} for k, (w, s) in enumerate(kinds)]
+    >>> data = FeatureSet(torch.zeros(10, 1), rows, Classes(("one", "two")))
+    >>> clean = class_stream(data, [["one"], ["two"]])
+    >>> [task.train.counts() for task in blurred(clean, 0.25)]
+    [{'one': 3, 'two': 1}, {'two': 3, 'one': 1}]
+    """
+    if not 0 <= share < 1 or len(stream) < 2:
+        raise ValueError(
+            f"blur is {share} on {len(stream)} tasks: give a share from 0 to below 1, and two "
+            "tasks or more"
+        )
+    draws = random.Random(seed)
+    sets: list[ClipSet] = [task.train for task in stream]  # type: ignore[misc]
+    kept, moved = [], []
+    for task, data in zip(stream, sets, strict=True):
+        away = draws.sample(range(len(data)), round(share * len(data)))
+        others = [k for k in range(len(stream)) if k != task.index]
+        targets = [draws.choice(others) for _ in away]
+        kept.append(sorted(set(range(len(data))) - set(away)))
+        moved.append(list(zip(away, targets, strict=True)))
+    tasks: list[Task] = []
+    seen: set[str] = set()
+    for task, data in zip(stream, sets, strict=True):
+        parts: list[Any] = [data.subset(kept[task.index])]
+        for source, pairs in zip(sets, moved, strict=True):
+            here = [place for place, target in pairs if target == task.index]
+            if here:
+                parts.append(source.subset(here))
+        train = functools.reduce(operator.add, parts)
+        own = set(train.counts())
+        seen |= own
+        info = {**task.info, "classes": _in_order(data, own), "seen": _in_order(data, seen)}
+        tasks.append(replace(task, train=train, info=info))
+    return tasks

@@ -145,7 +145,7 @@ def _read_picture(path: Path | str) -> Any:
         from PIL import Image
     except ImportError as error:
         raise ImportError(
-            f'{path}: pictures need Pillow: run pip install "speechcl[images]", or give .npy files'
+            f"{path}: pictures need Pillow: run pip install pillow, or give .npy files"
         ) from error
     try:
         with Image.open(path) as picture:
