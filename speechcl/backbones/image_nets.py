@@ -92,7 +92,8 @@ class ConvNet(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits and embedding of images (batch, 3, height, width), bytes or 0 to 1."""
-        maps = functional.adaptive_max_pool2d(self.convolutions(as_float(images)), 4)
+        maps = self.convolutions(as_float(images))
+        maps = functional.max_pool2d(maps, [side // 4 for side in maps.shape[2:]])[:, :, :4, :4]
         embedding = torch.relu(self.hidden(maps.flatten(1)))
         return self.classify(embedding), embedding
 

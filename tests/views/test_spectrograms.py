@@ -101,6 +101,19 @@ def test_a_stretch_equals_interpolation_band_by_band():
             assert np.allclose(found[:, band], expected, atol=2e-4)
 
 
+@pytest.mark.parametrize(
+    "view",
+    [TimeShift(), FrequencyMask(1.0), LevelShift(), TimeStretch()],
+    ids=lambda view: type(view),
+)
+def test_frames_of_silence_stay_alike_in_all_bands(view):
+    batch = clips(count=50)
+    batch[:, 20:] = -13.8
+    seen = view(batch, seeded(11))
+    even = (seen.amax(2) - seen.amin(2) < 1e-5).sum(1)
+    assert even.min() >= 20
+
+
 def test_the_ready_set_keeps_words_the_way_round_they_are():
     ramp = torch.linspace(0, 2, 200).view(1, -1, 1) + torch.linspace(0, 2, 40)
     seen = spectrogram_views()(ramp.repeat(50, 1, 1), seeded(10))

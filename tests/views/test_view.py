@@ -28,6 +28,7 @@ from speechcl.views import (
     as_float,
     digit_views,
     image_views,
+    ready_views,
     spectrogram_views,
     strong_image_views,
     waveform_views,
@@ -161,6 +162,12 @@ def test_bytes_become_shares_of_255_and_nothing_else_changes():
         as_float(torch.tensor([51, 255], dtype=torch.uint8)) * 5, torch.tensor([1.0, 5])
     )
     assert as_float(FRAMES) is FRAMES
+
+
+def test_ready_sets_have_names():
+    assert ready_views("strong_images") == strong_image_views()
+    with pytest.raises(ValueError, match="'pictures': choose among digits, images"):
+        ready_views("pictures")
 
 
 @pytest.mark.parametrize(

@@ -193,7 +193,9 @@ def test_noise_is_as_far_below_as_it_says():
     assert torch.allclose(found, torch.full_like(x, math.log(1.1)), atol=1e-4)
     wave = torch.sin(torch.arange(20_000.0))[None]
     off = Noise(15.0, 15.0)(wave, draws()) - wave
-    assert float(10 * (wave.square().mean() / off.square().mean()).log10()) == pytest.approx(15, abs=0.2)
+    assert float(10 * (wave.square().mean() / off.square().mean()).log10()) == pytest.approx(
+        15, abs=0.2
+    )
 
 
 def test_stretching_is_interpolation():
@@ -262,7 +264,7 @@ def test_another_number_of_rotations_is_refused():
 
 def test_flips_of_spectrograms():
     x = items("spectrograms", 2)
-    found = spectrogram_flips(x).view(4, 2, 30, 20)
+    found = spectrogram_flips(4)(x).view(4, 2, 30, 20)
     for one, expected in zip(found, (x, x.flip(1), x.flip(2), x.flip(1).flip(2)), strict=True):
         assert torch.equal(one, expected)
 

@@ -79,6 +79,14 @@ def test_speed_equals_a_loop_over_samples():
             assert float(found[sample]) == pytest.approx(expected if below < 60 else 0, abs=1e-4)
 
 
+def test_a_faster_tone_is_higher():
+    tone = torch.sin(2 * torch.pi * 200 * torch.arange(8000) / RATE_HZ).repeat(6, 1)
+    seen = Speed(0.1)(tone, seeded(10))[:, :7000]
+    _, changes = replay(10, 6, (-0.1, 0.1))
+    peaks_hz = torch.fft.rfft(seen, 8000).abs().argmax(1)
+    assert peaks_hz.tolist() == pytest.approx([200 * (1 + one) for one in changes], abs=1)
+
+
 def test_speed_stays_exact_in_long_clips():
     ramp = torch.arange(2.0**18)[None] % 1024  # of which each place can be read
     seen = Speed(0.1)(ramp, seeded(7))[0].double()
