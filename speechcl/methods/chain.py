@@ -23,8 +23,9 @@ class Chain(Method):
     """Let methods act one after another, as replay and a penalty, or replay and mixing.
 
     Every hook is called in order. Each method's ``before_batch`` gets the batch that those before
-    it have made, and puts its own items behind. Its ``loss`` sees the items up to its own, and as
-    ``step.task_loss`` the loss of those before it: what it adds is added once.
+    it have made, and puts its own items behind. A ``loss`` of its own sees the items up to its own,
+    and as ``step.task_loss`` that of the items and methods before it: what it adds is added once.
+    A method without one, such as ER, has its items in the task's loss and comes before.
 
     Arguments
     ---------
@@ -89,10 +90,19 @@ class Chain(Method):
     def loss(self, step: Step) -> Tensor:
         """Return the loss of the last method, which has those before it as the task's."""
         loss: Callable[[], Tensor] | None = None
+        before = size(step.incoming)
         for one, count in zip(self._each(), self._sizes, strict=True):
-            part = _first(step, count)
-            part.task_loss = loss or part.task_loss
-            loss = partial(one.loss, part)
+            if _overrides(one, "loss"):
+                part = _first(step, count)
+                part.task_loss = loss or _first(step, before).task_loss
+                loss = partial(one.loss, part)
+            elif loss is not None and count > before:
+                raise ValueError(
+                    f"{type(one).__name__} adds items behind a method with a loss of its own, "
+                    "which would not see them: put it before"
+                )
+            before = count
+        loss = loss or step.task_loss
         assert loss is not None
         return loss()
 
