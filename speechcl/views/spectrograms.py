@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from speechcl.views.view import View, Views, ordered, uniform, within
+from speechcl.views.view import View, Views, ordered, rolled, uniform, within
 
 _LOG_A_DB = math.log(10) / 10  # of an energy
 
@@ -45,10 +45,7 @@ class TimeShift(View):
 
     def change(self, features: Tensor, draws: torch.Generator) -> Tensor:
         """Return the clips, each rolled by its own number of frames."""
-        frames = features.shape[1]
-        shift = (frames * uniform(-self.most, self.most, features, draws)).round().long()
-        place = (torch.arange(frames, device=features.device).view(1, -1, 1) - shift) % frames
-        return features.gather(1, place.expand(-1, -1, features.shape[2]))
+        return rolled(self.most, features, draws)
 
 
 @dataclass(frozen=True)

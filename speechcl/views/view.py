@@ -110,6 +110,21 @@ def uniform(low: float, high: float, features: Tensor, draws: torch.Generator) -
     return drawn.to(features).view(-1, *[1] * (features.ndim - 1))
 
 
+def rolled(most: float, features: Tensor, draws: torch.Generator) -> Tensor:
+    """Roll every item along its first axis, by at most a share of its length.
+
+    Example
+    -------
+    >>> rolled(1.0, torch.arange(4.0)[None], torch.Generator().manual_seed(1))
+    tensor([[2., 3., 0., 1.]])
+    """
+    size = features.shape[1]
+    shift = (size * uniform(-most, most, features, draws)).round().long() % size
+    place = torch.arange(size, device=features.device).view(-1, *[1] * (features.ndim - 2)) - shift
+    place = torch.where(place < 0, place + size, place)  # remainders of all places take longer
+    return features.gather(1, place.expand_as(features))
+
+
 def within(name: str, value: float, least: float, most: float = math.inf) -> None:
     """Raise a ValueError unless a number lies between two others, or is one of them.
 

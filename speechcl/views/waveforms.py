@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from speechcl.views.view import View, Views, ordered, uniform, within
+from speechcl.views.view import View, Views, ordered, rolled, uniform, within
 
 _MU = 255.0
 _CODES = 127  # of eight bits, one is the sign
@@ -45,10 +45,7 @@ class Shift(View):
 
     def change(self, features: Tensor, draws: torch.Generator) -> Tensor:
         """Return the clips, each rolled by its own number of samples."""
-        samples = features.shape[1]
-        shift = (samples * uniform(-self.most, self.most, features, draws)).round().long()
-        place = (torch.arange(samples, device=features.device) - shift) % samples
-        return features.gather(1, place)
+        return rolled(self.most, features, draws)
 
 
 @dataclass(frozen=True)
