@@ -41,7 +41,10 @@ def learn_online(experiment: Experiment, data: ClipSet, about: Mapping[str, Any]
     model = experiment.base["model"]
     if hasattr(model, "standardise"):
         model.standardise(stream[0].train.features)  # type: ignore[attr-defined]
-    return experiment.run(stream, {"notes": [describe(experiment.hparams, stream)], **about})
+    said = {"notes": [describe(experiment.hparams, stream)]}
+    return experiment.run(
+        stream, {**said, "tasks_drawn": experiment.hparams["shuffle_classes"], **about}
+    )
 
 
 def online_stream(hparams: Mapping[str, Any], data: ClipSet) -> list[Task]:

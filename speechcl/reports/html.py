@@ -85,6 +85,7 @@ def _content(runs: Sequence[Run], title: str) -> dict[str, Any]:
         "tasks": list(dict.fromkeys(name for row in rows for name in row.tasks)),
         "notes": list(dict.fromkeys(note for run in runs for note in run.results.get("notes", []))),
         "forward": any(row.forward_transfer is not None for row in rows),
+        "online": any(row.anytime is not None for row in rows),
         "continual": continual,
         "joint": None if joint in continual else joint,
         "lead": ranked[0],

@@ -67,6 +67,7 @@ class SummaryRow:
     learnt: dict[str, float]
     forgetting: float | None
     just_learnt: float | None
+    anytime: float | None
     forward_transfer: float | None
     trainable_parameters: float
     memory_bytes: float
@@ -117,7 +118,15 @@ def load_runs(run_folders: Sequence[Path | str]) -> list[Run]:
                 f"{run.folder}: its metric is {kind[0]} but that of {runs[0].folder} is "
                 f"{kinds[0][0]}; report on them separately"
             )
-    return runs
+    return [_by_place(run) for run in runs] if len(runs) > 1 else runs
+
+
+def _by_place(run: Run) -> Run:
+    """Name tasks by their places where a run drew what they are: runs then are comparable."""
+    if not run.results.get("tasks_drawn"):
+        return run
+    places = [f"task {place + 1}" for place in range(len(run.results["stream"]))]
+    return Run(run.folder, {**run.results, "stream": places})
 
 
 def summary_rows(runs: Sequence[Run | Path | str]) -> list[SummaryRow]:
@@ -209,6 +218,7 @@ def _row(label: str, runs: tuple[Run, ...], difference: Difference | None) -> Su
         learnt=learnt,
         forgetting=_mean(one["summary"]["forgetting"] for one in results),
         just_learnt=fmean(learnt.values()) if np.isfinite([*learnt.values()]).all() else None,
+        anytime=_mean(one.get("online", {}).get("anytime_average") for one in results),
         forward_transfer=_mean(one["summary"]["forward_transfer"] for one in results),
         trainable_parameters=fmean(one["trainable_parameters"] for one in results),
         memory_bytes=fmean(one["memory_bytes"] for one in results),
@@ -320,15 +330,18 @@ def summary_table(run_folders: Sequence[Path | str]) -> str:
     style = ScoreStyle.of(rows)
     compared = next((row.difference.baseline for row in rows if row.difference), None)
     against = [f"against {compared}"] if compared else []
-    table = [["method", "runs", "average", *against, "forgetting", "just learnt", *tasks]]
+    online = any(row.anytime is not None for row in rows)
+    head = ["method", "runs", "average", *against, "forgetting", "just learnt"]
+    table = [[*head, *(["anytime"] if online else []), *tasks]]
     for row in rows:
         average = style.number(row.average)
         if row.average_std is not None:
             average += f" ± {style.number(row.average_std)}"
         final = [style.number(row.final.get(task)) for task in tasks]
-        figures = [style.signed(row.forgetting), style.number(row.just_learnt), *final]
+        figures = [style.signed(row.forgetting), style.number(row.just_learnt)]
+        figures += [style.number(row.anytime)] if online else []
         gap = [style.difference(row.difference)] if compared else []
-        table.append([row.label, str(len(row.runs)), average, *gap, *figures])
+        table.append([row.label, str(len(row.runs)), average, *gap, *figures, *final])
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = [_aligned(cells, widths) for cells in table]
     rule = "  ".join("-" * width for width in widths)

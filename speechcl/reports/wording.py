@@ -26,6 +26,7 @@ METHODS = {
     "codyra": "trains low-rank additions, prunes what a task does not need, and merges the rest.",
     "mora": "adds rank-one experts with each task and freezes those of earlier tasks.",
     "osft": "freezes the strongest directions of every weight matrix and trains the others.",
+    "chain": "lets several methods act together, each on what those before it have made.",
     "slm": "keeps small weight increments per task and picks them by the likeness of the input.",
 }
 

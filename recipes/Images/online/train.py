@@ -1,6 +1,7 @@
 """Learn images in one pass, two new classes in every task, with a small memory or none.
 
-Example: python recipes/Images/online/train.py recipes/Images/online/hparams/onpro.yaml --capacity 200
+Example: python recipes/Images/online/train.py recipes/Images/online/hparams/onpro.yaml \
+    --capacity 200
 """
 
 import sys
