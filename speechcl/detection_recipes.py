@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from speechcl.data import cap_per_speaker, scan_folder
 from speechcl.data.clips import ClipSet
+from speechcl.data.corpus import build_attack_corpus
 from speechcl.data.features import FeatureSet, cached_features
 from speechcl.data.packed import pack_audio
 from speechcl.data.splits import split_by_speaker
@@ -45,6 +47,34 @@ def learn_attacks(experiment: Experiment, rows: Sequence[Row], about: Mapping[st
         clip_set(experiment, rows), hparams["attacks"], hparams["seed"], hparams["genuine_share"]
     )
     return _learn(experiment, stream, {"examples": examples(rows, hparams["attacks"]), **about})
+
+
+def own_speech(
+    data_folder: Any, folder: str, attacks: Sequence[str], clips_per_speaker: int, workers: int
+) -> list[dict[str, Any]]:
+    """Turn any genuine speech into a corpus of attacks, made once and found again afterwards.
+
+    Arguments
+    ---------
+    data_folder : str or list of str
+        Folders or manifests of genuine speech.
+    folder : str
+        Where the corpus goes.
+    attacks : Sequence
+        Made in the order of their names, so that features are found again whatever the order of
+        learning.
+    clips_per_speaker : int
+        At most, or the detector would learn a voice.
+    workers : int
+        Processes that make attacks.
+
+    Returns
+    -------
+    list of dict
+        Manifest rows.
+    """
+    genuine = cap_per_speaker(scan_folder(data_folder), clips_per_speaker)
+    return build_attack_corpus(genuine, sorted(attacks), Path(folder), workers=workers)
 
 
 def learn_corpora(experiment: Experiment, rows: Sequence[Row], about: Mapping[str, Any]) -> Path:

@@ -1,6 +1,7 @@
 """Streams that are learnt in one pass, and the recipes as a user runs them."""
 
 import importlib.util
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from speechcl.brains.classification import Classification, ClassificationBrain
 from speechcl.brains.detection import Detection, DetectionBrain
 from speechcl.data.class_streams import blurred, class_stream, in_groups
+from speechcl.data.embedded import build_embedded
 from speechcl.experiment import run_recipe
 from speechcl.memory import Reservoir
 from speechcl.methods import ER, EWC, Chain, DualMix
@@ -71,6 +73,23 @@ def test_words(method, tmp_path):
                corpus_folder=tmp_path / "corpus", anytime_every=2, **settings)  # fmt: skip
     assert code == 0
     assert len(read_results(tmp_path / "run" / "results.json")["stream"]) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["fine_tune", "er", "er_balanced", "derpp", "gdumb"])
+def test_attacks_as_they_come(method, tmp_path):
+    for row in build_embedded(tmp_path / "made", voices=6, sentences=2, workers=1):
+        target = tmp_path / "mine" / row["speaker"] / Path(row["wav"]).name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(row["wav"], target)
+    settings = {"attacks": "[world, mulaw]", "workers": 1, "data_folder": tmp_path / "mine"}
+    more = {} if method == "gdumb" else {"anytime_every": 1}
+    code = run("OwnSpeech/online_detection", method, tmp_path, corpus_folder=tmp_path / "corpus",
+               **settings, **more)  # fmt: skip
+    assert code == 0
+    results = read_results(tmp_path / "run" / "results.json")
+    assert (results["metric"], results["stream"]) == ("eer", ["world", "mulaw"])
+    assert ("online" in results) == (method != "gdumb")
 
 
 def test_a_memory_smaller_than_the_classes_is_refused(tmp_path, capsys):

@@ -6,9 +6,7 @@ Example: python recipes/OwnSpeech/detection/train.py recipes/OwnSpeech/detection
 
 import sys
 
-from own_speech_prepare import prepare
-
-from speechcl.detection_recipes import learn_attacks
+from speechcl.detection_recipes import learn_attacks, own_speech
 from speechcl.experiment import Experiment, run_recipe
 
 
@@ -17,7 +15,7 @@ def main(argv):
     experiment = Experiment(argv)
     hparams = experiment.hparams
     rows = experiment.on_main(
-        prepare,
+        own_speech,
         data_folder=hparams["data_folder"],
         folder=hparams["corpus_folder"],
         attacks=hparams["attacks"],
