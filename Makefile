@@ -28,7 +28,7 @@ lint: $(VENV)/installed-dev
 bench: $(VENV)/installed-core
 	for script in projector_update import_time engine_overhead method_step \
 		cl_step_overhead metrics_report data_read detector_latency \
-		adapter_forward adapter_audio_conv adapter_swap adapter_kinds \
+		online views adapter_forward adapter_audio_conv adapter_swap adapter_kinds \
 		osft_init osft_step alignment_search usat_rtf; do \
 		$(BIN)/python benchmarks/$$script.py || exit 1; \
 	done

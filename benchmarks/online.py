@@ -278,8 +278,8 @@ def main() -> None:
     options = arguments(__doc__)
     keep_freed_memory()
     random.seed(SEED)
-    repeats = 1 if options.quick else 9
-    steps(200 if options.quick else 800, repeats)
+    repeats = 1 if options.quick else 7
+    steps(200 if options.quick else 400, repeats)
     prototypes(repeats)
     memories(1000 if options.quick else 100_000, repeats)
 
