@@ -305,6 +305,7 @@ def test_the_ramp_of_timbre_begins_where_the_warm_up_ends(tmp_path, monkeypatch)
     assert heard == [0.5, 1.0, 1.0]
 
 
+@pytest.mark.slow
 def test_examples_are_left_and_change_nothing(tmp_path):
     plain = engine(tmp_path / "plain", epochs=3)
     expected = plain.run()

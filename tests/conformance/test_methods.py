@@ -9,14 +9,22 @@ from tests.kills import Killed, KillSwitch
 from tests.toy import ADAPTER_METHODS, METHODS, ONLINE_METHODS, ToyNet, same, toy_engine, weights
 
 every_method = pytest.mark.parametrize("name", METHODS)
+# of every kind one; the others are killed in the slow suite
+KILLED = ("FineTune", "ER", "EWC", "RWM", "MoRA", "DERpp DualMix EWC", "OnPro")
 
 
 def fresh(folder, name, **options):
     return toy_engine(folder, METHODS[name](), ckpt_interval_steps=2, **options)
 
 
-@pytest.mark.parametrize("apart", [17, pytest.param(7, marks=pytest.mark.slow)])
-@every_method
+@pytest.mark.parametrize(
+    ("name", "apart"),
+    [
+        *((name, 17) for name in KILLED),
+        *(pytest.param(name, 17, marks=pytest.mark.slow) for name in METHODS if name not in KILLED),
+        *(pytest.param(name, 7, marks=pytest.mark.slow) for name in METHODS),
+    ],
+)
 def test_resume_after_a_kill_at_any_moment_is_bit_for_bit(name, apart, tmp_path, monkeypatch):
     switch = KillSwitch(monkeypatch)
     whole = fresh(tmp_path / "whole", name, tasks=2)

@@ -64,6 +64,7 @@ def test_both_classes_have_one_format_level_and_duration(built):
         assert values == pytest.approx(durations["-"], abs=0.35), attack
 
 
+@pytest.mark.slow
 def test_clips_do_not_depend_on_workers_order_or_company(built, genuine, tmp_path):
     again = build_attack_corpus(genuine[::-1], CHEAP[::-1], tmp_path, workers=2)
     expected = digests(built[1])

@@ -52,6 +52,7 @@ def test_a_speaker_says_different_sentences(built):
         assert len({row["text"] for row in built[1] if row["speaker"] == speaker}) == 3
 
 
+@pytest.mark.slow
 def test_same_clips_whatever_the_number_of_workers(built, tmp_path):
     again = build_embedded(tmp_path, voices=8, sentences=3, workers=2)
     assert digests(again) == digests(built[1])

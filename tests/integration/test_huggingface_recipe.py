@@ -65,6 +65,7 @@ def test_a_study_compares_methods_on_a_classifier(tmp_path):
     assert kept[0] == 0 < min(kept[1:])
 
 
+@pytest.mark.slow
 def test_a_study_compares_adapters_in_a_frozen_model(tmp_path):
     settings = {"targets": "'*.attention.output.dense'", "train": "'*classifier*'"}
     found = run(tmp_path, ADAPTER_METHODS, {**labelled(tmp_path), **settings})

@@ -119,6 +119,7 @@ def test_another_precision_in_the_same_folder_is_refused(quick):
         run_study(study, [*QUICK, *options(folder), "--precision", "bf16"])
 
 
+@pytest.mark.slow
 def test_debug_does_not_shorten_the_training(quick):
     study, folders, folder = quick
     expected = read_results(folders[0] / "results.json")["matrix"]

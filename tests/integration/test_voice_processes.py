@@ -10,6 +10,8 @@ import torch
 
 from tests.voices_toy import BESIDE
 
+pytestmark = pytest.mark.slow  # half a minute
+
 SCRIPT = Path(__file__).with_name("run_voices.py")
 
 

@@ -203,6 +203,7 @@ def test_files_are_those_of_voices_enrolled_alone(tmp_path):
         assert same(voice_tensors(fresh, voice), of_voice(run, voice))
 
 
+@pytest.mark.slow
 def test_structure_and_kills(tmp_path, monkeypatch):
     whole = together(tmp_path / "whole", PLACES, ckpt_interval_steps=1)
     expected = whole.run()
