@@ -127,6 +127,8 @@ class Buffer(nn.Module):
         """Offer a batch of items: tensors by name, all of shape (batch, ...)."""
         self.allocate(layout_of_rows(items, self.stored_as))
         slots, chosen = self._places(items)
+        if not len(slots):
+            return
         for name, form in self._forms.items():
             new = items[name][chosen.to(items[name].device)]
             new = pad(new, form["shape"]) if self.padded else new

@@ -35,11 +35,11 @@ class Reservoir(Buffer):
         size = len(next(iter(items.values())))
         seen = int(self.counts[0])
         self.counts[0] += size
-        order = torch.arange(seen, seen + size)
-        draws = torch.rand(size, generator=generator(self.seed, 2 * seen), dtype=torch.float64)
-        slots = torch.where(order < self.capacity, order, (draws * (order + 1)).long())
-        chosen = (slots < self.capacity).nonzero().flatten()
+        chance = torch.rand(size, generator=generator(self.seed, 2 * seen), dtype=torch.float64)
+        order = numpy.arange(seen, seen + size)
+        slots = (chance.numpy() * (order + 1)).astype(numpy.int64)
+        slots = numpy.where(order < self.capacity, order, slots)
+        chosen = numpy.flatnonzero(slots < self.capacity)
         # a slot hit twice keeps the later item
-        kept, back = numpy.unique(slots[chosen].numpy()[::-1], return_index=True)
-        last = len(chosen) - 1 - back
-        return torch.from_numpy(kept), chosen[torch.from_numpy(last)]
+        kept, back = numpy.unique(slots[chosen][::-1], return_index=True)
+        return torch.from_numpy(kept), torch.from_numpy(chosen[::-1][back].copy())
