@@ -25,13 +25,13 @@ from torch.nn import functional
 from speechcl import Engine, Training
 from speechcl.backbones import ConvNet
 from speechcl.brains import ClassificationBrain
+from speechcl.contrastive import prototype_contrast
 from speechcl.data.class_streams import class_stream, in_groups
 from speechcl.data.features import FeatureSet
 from speechcl.data.labelled import Classes
 from speechcl.memory import ClassBalanced, Reservoir
 from speechcl.memory.draws import generator
 from speechcl.methods import ER, DERpp, OnPro
-from speechcl.methods.prototypes import prototype_contrast
 from speechcl.sampling import EpochBatches
 from speechcl.views import image_views
 

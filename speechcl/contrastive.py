@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from speechcl.memory.prototypes import class_means
 from speechcl.parallel import gather, world
 
 
@@ -176,3 +177,36 @@ def log_shares(similarity: Tensor) -> Tensor:
     """
     itself = torch.eye(len(similarity), dtype=torch.bool, device=similarity.device)
     return similarity.masked_fill(itself, -torch.inf).log_softmax(1)
+
+
+def prototype_contrast(one: Tensor, other: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """Draw two views of each class's prototype together and hold those of other classes off.
+
+    Arguments
+    ---------
+    one, other : Tensor
+        Two views of items, shape (items, width).
+    labels : Tensor
+        Shape (items,).
+    temperature : float
+        What cosines are divided by.
+
+    Returns
+    -------
+    Tensor
+        The mean over both views of all prototypes, 0 for a single class.
+
+    Source: OnPro (arXiv 2308.00301), released code.
+
+    Example
+    -------
+    >>> apart = torch.eye(2)
+    >>> prototype_contrast(apart, apart, torch.tensor([0, 1]), 0.5)  # log(1 + 2 exp(-2))
+    tensor(0.2395)
+    """
+    means = [class_means(vectors, labels)[1] for vectors in (one, other)]
+    unit = functional.normalize(torch.cat(means))
+    logits = unit @ unit.T / temperature
+    logits.fill_diagonal_(-torch.inf)
+    view = torch.arange(len(unit), device=unit.device).roll(len(unit) // 2)
+    return functional.cross_entropy(logits, view)

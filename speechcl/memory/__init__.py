@@ -6,6 +6,7 @@ from speechcl.memory.draws import Draws
 from speechcl.memory.key_retriever import KeyRetriever
 from speechcl.memory.named_tensors import NamedTensors
 from speechcl.memory.projector import Projector
+from speechcl.memory.prototypes import Prototypes
 from speechcl.memory.query_encoders import FrozenEncoder, StatisticsEncoder
 from speechcl.memory.reservoir import Reservoir
 from speechcl.memory.snapshot import Snapshot
@@ -18,6 +19,7 @@ __all__ = [
     "KeyRetriever",
     "NamedTensors",
     "Projector",
+    "Prototypes",
     "Reservoir",
     "Snapshot",
     "StatisticsEncoder",

@@ -7,6 +7,7 @@ from speechcl.methods.dualmix import DualMix
 from speechcl.methods.er import ER
 from speechcl.methods.er_ace import ERACE
 from speechcl.methods.ewc import EWC
+from speechcl.methods.feedback import Feedback
 from speechcl.methods.fine_tune import FineTune
 from speechcl.methods.gdumb import GDumb
 from speechcl.methods.joint import Joint
@@ -16,7 +17,6 @@ from speechcl.methods.mora import MoRA
 from speechcl.methods.onpro import Contrast, OnPro
 from speechcl.methods.osft import OSFT
 from speechcl.methods.owm import OWM
-from speechcl.methods.prototypes import Feedback
 from speechcl.methods.rawm import RAWM
 from speechcl.methods.rwm import RWM
 from speechcl.methods.scr import SCR

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from speechcl.batches import everywhere, rows
-from speechcl.contrastive import class_terms, log_shares
-from speechcl.memory import Buffer, Draws
+from speechcl.contrastive import class_terms, log_shares, prototype_contrast
+from speechcl.memory import Buffer, Draws, Prototypes
 from speechcl.method import Step
 from speechcl.methods.er import ER
-from speechcl.methods.prototypes import Feedback, Replayed, class_means, prototype_contrast
+from speechcl.methods.feedback import Feedback, Replayed
 from speechcl.methods.scr import sizes_of
 from speechcl.task import Task
 from speechcl.views import as_float
@@ -107,8 +107,7 @@ class OnPro(ER):
         self.feedback, self.contrast = feedback, contrast
         self.draws = Draws(seed + 1)
         self._sizes: list[int] = []  # classes, width of the embedding
-        self.means: Tensor  # of the prototypes of the step before, and whose there are
-        self.known: Tensor
+        self.prototypes = Prototypes(0, contrast.width)  # of the step before
         self._parts: dict[str, slice] = {}  # of the batch under way
         self._replayed: Replayed | None = None
 
@@ -123,9 +122,8 @@ class OnPro(ER):
         if self._sizes and "project" not in modules:
             classes, embedding = self._sizes
             modules["project"] = nn.Linear(embedding, self.contrast.width)
-        if self._sizes and not hasattr(self, "means"):
-            self.register_buffer("means", torch.zeros(self._sizes[0], self.contrast.width))
-            self.register_buffer("known", torch.zeros(self._sizes[0], dtype=torch.bool))
+        if self._sizes and not len(self.prototypes.present):
+            self.prototypes = Prototypes(self._sizes[0], self.contrast.width)
 
     def before_task(self, task: Task, engine: Engine) -> None:
         """Find the sizes of the model and build."""
@@ -140,7 +138,7 @@ class OnPro(ER):
         if drawn and step.task.index:
             feedback = self.feedback if step.index else None
             self._replayed = (feedback or Feedback(share=0.0, mixing=0.0)).replay(
-                self.memory, drawn, self.means[self.known], self.known.nonzero().flatten(), draws
+                self.memory, drawn, *self.prototypes.known(), draws
             )
         parts = {"new": self.rotations(new["features"])}
         parts["new views"] = self.rotations(self.views(new["features"], draws))
@@ -219,10 +217,7 @@ class OnPro(ER):
     def _remember(self, unit: Tensor) -> None:
         """Keep the prototypes of what was drawn; the next step replays by them."""
         both = (unit[self._parts["drawn"]] + unit[self._parts["drawn views"]]) / 2
-        present, means = class_means(both, self._drawn_labels)
-        self.known.zero_()
-        self.known[present] = True
-        self.means[present] = means
+        self.prototypes.take(both, self._drawn_labels)
 
     def _cross_entropy(self, step: Step, part: str, shares: Tensor) -> Tensor:
         """Return the classifier's loss on the views of a part that were not rotated."""

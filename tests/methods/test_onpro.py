@@ -8,10 +8,10 @@ from torch.nn import functional
 
 from speechcl.contrastive import class_terms
 from speechcl.methods import OnPro
+from speechcl.methods.feedback import Feedback, Replayed
 from speechcl.methods.onpro import Contrast, instance_terms, pseudo_labels
-from speechcl.methods.prototypes import Feedback, Replayed
 from tests.class_toy import EMBEDDING, class_engine
-from tests.methods.test_prototypes import slow_contrast
+from tests.methods.test_feedback import slow_contrast
 
 
 def noise(features, draws):
@@ -168,22 +168,22 @@ def test_prototypes_are_those_of_the_step_before_without_their_graph(tmp_path):
     class Marked(Watched):
         def before_batch(self, step):
             if step.task.index and step.index == 2:
-                self.means.fill_(7.0)
+                self.prototypes.means.fill_(7.0)
             return super().before_batch(step)
 
     seen = []
 
     class Told(Feedback):
-        def replay(self, memory, drawn, means, classes, draws):
+        def replay(self, memory, drawn, classes, means, draws):
             seen.append((means.clone(), classes.clone(), means.requires_grad))
-            return super().replay(memory, drawn, means, classes, draws)
+            return super().replay(memory, drawn, classes, means, draws)
 
     method = Marked(noise, capacity=30, feedback=Told())
     class_engine(tmp_path, method, tasks=2).run()
     assert not any(graph for *_, graph in seen)
     assert (seen[1][0] == 7.0).all()
     assert not (seen[2][0] == 7.0).all()
-    assert not method.means.requires_grad
+    assert not method.prototypes.means.requires_grad
     drawn = [n for n in method.noted if n[0] == 1]
     for (_, classes, _), before in zip(seen[1:], drawn[1:], strict=False):
         assert set(classes.tolist()) <= {0, 1, 2, 3}

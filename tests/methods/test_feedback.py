@@ -7,14 +7,10 @@ import pytest
 import torch
 from torch.nn import functional
 
+from speechcl.contrastive import prototype_contrast
 from speechcl.memory import Reservoir
-from speechcl.methods.prototypes import (
-    Feedback,
-    allot,
-    class_means,
-    pair_probabilities,
-    prototype_contrast,
-)
+from speechcl.memory.prototypes import class_means
+from speechcl.methods.feedback import Feedback, allot, pair_probabilities
 
 
 def views(items=12, width=5, classes=4, seed=0):
@@ -145,7 +141,7 @@ def test_items_to_replay_are_what_they_say(share, mixing):
         draws = torch.Generator().manual_seed(seed)
         drawn = memory.sample(16)
         means, classes = torch.randn(4, 2, generator=draws), torch.arange(4)
-        found = feedback.replay(memory, drawn, means, classes, draws)
+        found = feedback.replay(memory, drawn, classes, means, draws)
         assert len(found.features) == 16
         assert torch.all(found.features == found.features[:, :1])  # constants stay constant
         low = 10.0 * ((1 - found.weight) * found.first + found.weight * found.second)
@@ -167,7 +163,7 @@ def test_other_items_are_mixed_with_the_square_of_the_probability():
     feedback = Feedback(share=0.0, mixing=0.5)
     for seed in range(100):
         draws = torch.Generator().manual_seed(seed)
-        found = feedback.replay(memory, memory.sample(16), torch.zeros(0, 2), torch.zeros(0), draws)
+        found = feedback.replay(memory, memory.sample(16), torch.zeros(0), torch.zeros(0, 2), draws)
         count += int((found.weight > 0).sum())
     assert abs(count / 1600 - 0.25) < 4.5 * math.sqrt(0.25 * 0.75 / 1600)
 
@@ -176,7 +172,7 @@ def test_items_that_are_mixed_are_of_a_class_of_their_own():
     memory = remembered()
     draws = torch.Generator().manual_seed(1)
     found = Feedback(0.5, 0.7).replay(
-        memory, memory.sample(16), torch.randn(4, 2, generator=draws), torch.arange(4), draws
+        memory, memory.sample(16), torch.arange(4), torch.randn(4, 2, generator=draws), draws
     )
     own = found.own_labels(classes=4)
     whole = found.weight == 0
@@ -188,7 +184,7 @@ def test_items_that_are_mixed_are_of_a_class_of_their_own():
 def test_fewer_than_two_prototypes_give_no_pairs():
     memory, draws = remembered(), torch.Generator().manual_seed(0)
     found = Feedback(1.0, 1.0).replay(
-        memory, memory.sample(8), torch.zeros(1, 2), torch.tensor([2]), draws
+        memory, memory.sample(8), torch.tensor([2]), torch.zeros(1, 2), draws
     )
     assert len(found.features) == 8
 
@@ -196,7 +192,7 @@ def test_fewer_than_two_prototypes_give_no_pairs():
 def test_a_class_that_is_no_longer_remembered_is_replaced():
     memory, draws = remembered(classes=3), torch.Generator().manual_seed(0)
     found = Feedback(1.0, 0.0).replay(
-        memory, memory.sample(10), torch.randn(5, 2, generator=draws), torch.arange(5), draws
+        memory, memory.sample(10), torch.arange(5), torch.randn(5, 2, generator=draws), draws
     )
     assert set(found.first.tolist()) | set(found.second.tolist()) <= {0, 1, 2}
 
@@ -206,7 +202,7 @@ def test_close_classes_are_replayed_more():
     means = torch.tensor([[0.0], [0.2], [5.0], [9.0]])
     for seed in range(40):
         draws = torch.Generator().manual_seed(seed)
-        found = Feedback(1.0, 0.0).replay(memory, memory.sample(16), means, torch.arange(4), draws)
+        found = Feedback(1.0, 0.0).replay(memory, memory.sample(16), torch.arange(4), means, draws)
         for one, other in zip(found.first.tolist(), found.second.tolist(), strict=True):
             count[one, other] += 1
     likeliest = max(itertools.combinations(range(4), 2), key=lambda pair: count[pair])

@@ -1,4 +1,4 @@
-"""Prototypes of a batch, their contrast, and a replay that dwells on classes that are close."""
+"""A replay that dwells on classes whose prototypes are close."""
 
 from __future__ import annotations
 
@@ -13,65 +13,6 @@ from speechcl.memory.draws import beta
 from speechcl.views import as_float
 
 _LEAST_DISTANCE = 1e-2  # closer prototypes count as so far apart
-
-
-def class_means(vectors: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the classes of a batch, in order, and the mean of each.
-
-    Arguments
-    ---------
-    vectors : Tensor
-        Shape (items, width).
-    labels : Tensor
-        Shape (items,).
-
-    Returns
-    -------
-    tuple
-        Classes (present,) and means (present, width).
-
-    Example
-    -------
-    >>> class_means(torch.tensor([[1.0], [2.0], [4.0]]), torch.tensor([7, 0, 0]))
-    (tensor([0, 7]), tensor([[3.],
-            [1.]]))
-    """
-    present, place, count = labels.unique(return_inverse=True, return_counts=True)
-    total = vectors.new_zeros(len(present), vectors.shape[1]).index_add(0, place, vectors)
-    return present, total / count[:, None]
-
-
-def prototype_contrast(one: Tensor, other: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """Draw two views of each class's prototype together and hold those of other classes off.
-
-    Arguments
-    ---------
-    one, other : Tensor
-        Two views of items, shape (items, width).
-    labels : Tensor
-        Shape (items,).
-    temperature : float
-        What cosines are divided by.
-
-    Returns
-    -------
-    Tensor
-        The mean over both views of all prototypes, 0 for a single class.
-
-    Source: OnPro (arXiv 2308.00301), released code.
-
-    Example
-    -------
-    >>> apart = torch.eye(2)
-    >>> prototype_contrast(apart, apart, torch.tensor([0, 1]), 0.5)  # log(1 + 2 exp(-2))
-    tensor(0.2395)
-    """
-    means = [class_means(vectors, labels)[1] for vectors in (one, other)]
-    unit = functional.normalize(torch.cat(means))
-    logits = unit @ unit.T / temperature
-    logits.fill_diagonal_(-torch.inf)
-    view = torch.arange(len(unit), device=unit.device).roll(len(unit) // 2)
-    return functional.cross_entropy(logits, view)
 
 
 @dataclass(frozen=True)
@@ -146,8 +87,8 @@ class Feedback:
         self,
         memory: Buffer,
         drawn: dict[str, Tensor],
-        means: Tensor,
         classes: Tensor,
+        means: Tensor,
         draws: torch.Generator,
     ) -> Replayed:
         """Build the batch to replay.
@@ -158,10 +99,10 @@ class Feedback:
             Where pairs are drawn from.
         drawn : dict
             Items drawn at random, whose number is that of the result.
-        means : Tensor
-            Prototypes of the step before, shape (known, width).
         classes : Tensor
-            Whose they are, shape (known,).
+            Of the step before, shape (known,).
+        means : Tensor
+            Their prototypes, shape (known, width).
         draws : torch.Generator
             Of all chance.
         """
