@@ -106,12 +106,13 @@ def describe(hparams: Mapping[str, Any], stream: Sequence[Task]) -> str:
 
     Example
     -------
-    >>> describe({"classes_per_task": 2, "blur": 0.1}, [None] * 5)
+    >>> describe({"classes_per_task": 2, "blur": 0.1, "shuffle_classes": False}, [None] * 5)
     'Online: one pass over 5 tasks with 2 new classes each; 10 % of the items come in other tasks.'
     """
     blur = hparams["blur"]
+    drawn = ", drawn by the seed" if hparams["shuffle_classes"] else ""
     more = f"; {100 * blur:.0f} % of the items come in other tasks" if blur else ""
     return (
         f"Online: one pass over {len(stream)} tasks with {hparams['classes_per_task']} new classes "
-        f"each{more}."
+        f"each{drawn}{more}."
     )

@@ -126,7 +126,8 @@ def _by_place(run: Run) -> Run:
     if not run.results.get("tasks_drawn"):
         return run
     places = [f"task {place + 1}" for place in range(len(run.results["stream"]))]
-    return Run(run.folder, {**run.results, "stream": places})
+    shared = {k: v for k, v in run.results.items() if k not in ("train_sizes", "test_sizes")}
+    return Run(run.folder, {**shared, "stream": places})
 
 
 def summary_rows(runs: Sequence[Run | Path | str]) -> list[SummaryRow]:

@@ -502,6 +502,7 @@ def test_runs_that_drew_their_tasks_are_averaged_by_place(tmp_path):
     ]
     assert rows[1].difference.pairs == 2
     assert rows[0].final["task 2"] == 53.0
+    assert "1,300" not in render(folders, tmp_path).text  # the sizes of one run are not all runs'
     assert summary_rows(folders[:1])[0].tasks == ("0_4", "1_2", "3_5")  # one run has names
 
 
