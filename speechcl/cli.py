@@ -148,7 +148,9 @@ def say(
     text: Annotated[str, typer.Argument(help="What to say, in English; - reads it from stdin.")],
     reference: Annotated[
         list[Path] | None,
-        typer.Option(help="A recording of the voice, 0.5 s to 10 min; several are averaged."),
+        typer.Option(
+            help="Recording of the voice, 0.5 s of speech to 10 min; several are averaged."
+        ),
     ] = None,
     voice: Annotated[Path | None, typer.Option(help="File of an enrolled voice instead.")] = None,
     output: Annotated[
@@ -156,7 +158,9 @@ def say(
     ] = Path("speech.wav"),
     accent: Annotated[str, typer.Option(help="Whose pronunciation.")] = "American",
     length_scale: Annotated[float, typer.Option(help="Above 1 for slower speech.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="The same seed says it the same way.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**63 - 1, help="The same seed says it the same way.")
+    ] = 0,
     model: Base = "usat_small",
     protected: Protected = None,
     debug: Debug = False,
@@ -179,11 +183,14 @@ def _say(
 ) -> None:
     if bool(references) == bool(voice):
         raise typer.BadParameter("give one or the other", param_hint="--reference, --voice")
+    if output.resolve() in [path.resolve() for path in references or []]:
+        raise typer.BadParameter(f"{output} is the recording of the voice", param_hint="--output")
     from speechcl.inference import VoiceCloner
-    from speechcl.safety.provenance import check_suffix, describe, write_speech
+    from speechcl.safety.provenance import check_target, describe, write_speech
 
-    check_suffix(output)  # before a long text is spoken
+    check_target(output)  # before a model is read and a long text is spoken
     cloner = VoiceCloner.from_pretrained(model, protected=protected_voices(protected))
+    check_target(output, cloner.rate_hz)
     for path in references or []:
         for remark in cloner.hear(path)[0].remarks:
             print(f"{path} {remark}", file=sys.stderr)
@@ -252,6 +259,7 @@ def detect(
         rows = detect_files(sources)
         if not as_json:  # figures are for machines
             rows = [{key: row[key] for key in _DETECTED} for row in rows]
+            rows = [row | {"made_by": row["made_by"] or "unknown"} for row in rows]
         show_table(rows, as_json)
 
 

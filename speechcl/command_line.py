@@ -58,7 +58,12 @@ def _one_line(error: Exception) -> str:
     text = str(error)
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return " ".join(text.split()) or type(error).__name__
+    return _printable(" ".join(text.split())) or type(error).__name__
+
+
+def _printable(text: str) -> str:
+    """Escape what would act on a terminal: texts come from files that anybody can have written."""
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
 
 
 def protected_voices(file: Path | None) -> Any:
@@ -77,18 +82,20 @@ def show_table(rows: list[dict[str, Any]], as_json: bool) -> None:
         return
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    columns = [key for key in (rows[0] if rows else ()) if any(row[key] for row in rows)]
+    keys = rows[0] if rows else ()
+    columns = [key for key in keys if any(row[key] not in ("", None) for row in rows)]
     table = Table(box=None)
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(_cell(row[key]) for key in columns))
+        table.add_row(*(Text(_cell(row[key])) for key in columns))
     Console().print(table if rows else "nothing is there")
 
 
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3g}"
-    text = str("" if value is None else value)
+    text = _printable(str("" if value is None else value))
     return f"{text[:12]}..." if _HASH.fullmatch(text) else text

@@ -245,6 +245,7 @@ def test_say_speaks_as_a_clip_or_as_an_enrolled_voice(base, tmp_path):
     other = run("say", "Hello. Bye.", "--voice", voice, "--model", base, "-o", "b.flac")
     assert other.exit_code == 0, other.stderr
     first, second = (soundfile.read(name)[0] for name in ("a.wav", "b.flac"))
+    assert re.search(r"0\.wav +unknown", run("detect", clips).stdout)
     made = json.loads(run("detect", ".", clips, "--json").stdout)
     says = {Path(row["file"]).name: (row["made_by"], row["voice"]) for row in made}
     assert says["a.wav"] == ("speechcl", "reference")
@@ -267,6 +268,16 @@ def test_what_cannot_be_said_is_one_line(base, tmp_path, arguments, message):
     model = () if "--model" in arguments else ("--model", base)
     assert_one_line(run("say", *arguments, *model), message)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_recording_of_a_voice_is_not_overwritten(base, tmp_path):
+    reference = spoken_clips(tmp_path) / "0.wav"
+    before = reference.read_bytes()
+    result = run("say", "Hi.", "--reference", reference, "-o", "0.wav", "--model", base)
+    assert result.exit_code == 2
+    assert "0.wav is the recording" in " ".join(result.stderr.split())
+    assert reference.read_bytes() == before
+    assert run("say", "Hi.", "--reference", reference, "--seed", 2**64).exit_code == 2
 
 
 def test_doctor_prints_text_and_json():

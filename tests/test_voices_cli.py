@@ -11,6 +11,8 @@ from speechcl.backbones.usat import USAT
 from speechcl.backbones.usat.voice_files import save_voice
 from speechcl.backbones.usat.voices import add_voice, remove_voice, voice_parameters
 from speechcl.cli import app
+from speechcl.data.audio import write_audio
+from speechcl.data.espeak import speak
 
 
 def run(*arguments):
@@ -31,7 +33,7 @@ def folder(tmp_path):
     return tmp_path / "voices"
 
 
-@pytest.mark.parametrize("command", ["list", "verify", "test", "remove"])
+@pytest.mark.parametrize("command", ["list", "verify", "test", "remove", "protect"])
 def test_help_has_an_example(command):
     result = run(command, "--help")
     assert result.exit_code == 0
@@ -65,6 +67,7 @@ def test_test_compares_with_the_last_one(folder):
     again = run(*given, "--json")
     assert again.exit_code == 0, again.stderr
     assert [row["duration"] for row in json.loads(again.stdout)] == [0.0, 0.0]
+    assert "duration" in run(*given).stdout, "no change is a figure, too"
     model = USAT.from_pretrained(folder.parent / "base")
     add_voice(model, "bob", torch.ones(32))
     with torch.no_grad():
@@ -93,3 +96,20 @@ def test_remove_proves_that_the_base_is_what_it_was(folder):
     assert list(folder.glob("*.safetensors")) == []
     result = run("remove", folder, "bob", "--model", base)
     assert re.fullmatch("speechcl: .* has no voice 'bob'; it has none\n", result.stderr)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_protected_voices_are_refused_by_say(folder, tmp_path):
+    pytest.importorskip("resemblyzer", reason="the verifier is in the extra tts")
+    for name, text in (("a", "Where do we go from here?"), ("b", "I have not seen it before.")):
+        write_audio(tmp_path / f"{name}.wav", *speak(text, "en-us+m3"))
+    listed = tmp_path / "protected.safetensors"
+    result = run("protect", listed, "Ann", tmp_path / "a.wav")
+    assert (result.exit_code, result.stdout) == (0, f"{listed}: Ann\n"), result.stderr
+    said = tmp_path / "said.wav"
+    given = ("say", "Hi.", "--reference", tmp_path / "b.wav", "-o", said, "--protected", listed)
+    given += ("--model", folder.parent / "base")
+    result = CliRunner().invoke(app, [*map(str, given)])
+    assert result.exit_code == 1
+    assert re.fullmatch("speechcl: .*b.wav: sounds like Ann, a protected .*\n", result.stderr)
+    assert not said.exists()

@@ -94,7 +94,7 @@ def check_reference(waveform: Tensor, rate_hz: int) -> Reference:
     if high_db < _QUIET_DB:
         raise ValueError("is silent: give a recording of speech")
     if speech_s < LEAST_S:
-        raise ValueError(f"holds {speech_s:.1f} s of speech: give at least {LEAST_S} s")
+        raise ValueError(f"holds {speech_s:.2f} s of speech: give at least {LEAST_S} s")
     remarks = []
     if high_db - low_db < _NOISY_DB:
         remarks.append(

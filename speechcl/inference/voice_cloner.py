@@ -63,7 +63,7 @@ class VoiceCloner:
     def __init__(self, model: USAT, protected: ProtectedVoices | None = None) -> None:
         self.model = model.eval()
         self.protected = protected
-        self.verifier = SpeakerVerifier() if protected else None
+        self.verifier = SpeakerVerifier() if protected is not None else None
         self.loaded: dict[tuple, str] = {}  # names of voices beside the base, by file and time
 
     @classmethod
@@ -117,9 +117,10 @@ class VoiceCloner:
         if not self.protected or self.verifier is None:
             return
         try:
-            name, similarity = self.protected.closest(self.verifier(waveform, self.rate_hz))
+            vector = self.verifier(waveform, self.rate_hz)
         except ValueError:  # nobody is heard in it
             return
+        name, similarity = self.protected.closest(vector)
         if similarity >= self.protected.threshold:
             raise ValueError(
                 f"{what}: sounds like {name}, a protected voice (similarity {similarity:.2f}, the "
@@ -273,6 +274,8 @@ class VoiceCloner:
                 waveform, _ = self.model.say(
                     ids, vector, length_scale=length_scale, generator=generator
                 )
+            if not bool(waveform.isfinite().all()):
+                raise ValueError("the voice speaks no finite numbers: make it, or the base, anew")
             spoken = waveform[0].cpu().clamp(-1, 1)
             self._refuse_protected(spoken, "what is spoken")
             yield spoken if place + 1 == len(symbols) else torch.cat([spoken, pause])

@@ -14,8 +14,9 @@ from torch import Tensor
 from speechcl.backbones.usat.spectrogram import LogMelSpectrogram
 from speechcl.backbones.usat.voice_files import read_record
 from speechcl.brains.voice import DB_A_NEPER
-from speechcl.data.audio import read_audio, write_audio
+from speechcl.data.audio import read_audio
 from speechcl.inference.voice_cloner import VoiceCloner
+from speechcl.safety.provenance import describe, write_speech
 
 Verifier = Callable[[Tensor, int], Tensor]  # waveform (time,) and its rate to a unit vector
 SENTENCES = (
@@ -31,8 +32,8 @@ class Drift:
     """How far a voice is from what it said in the last test; nothing if there was none.
 
     ``similarity`` is that of the verifier, the smallest over sentences, if it hears anybody;
-    ``duration`` the largest
-    change of a length, as a share; ``mel_db`` the largest mean difference of log-mel spectrograms.
+    ``duration`` the largest change of a length, as a share; ``mel_db`` the largest mean difference
+    of log-mel spectrograms.
     """
 
     voice: str
@@ -92,8 +93,8 @@ class VoiceRegistry:
             raise ValueError(f"{folder}: no such folder of voices: enrol one into it first")
 
     def voices(self) -> dict[str, Path]:
-        """Return the files of voices by name."""
-        return {file.stem: file for file in sorted(self.folder.glob("*.safetensors"))}
+        """Return the files of voices by name; hidden ones are what a kill has left."""
+        return {file.stem: file for file in sorted(self.folder.glob("[!.]*.safetensors"))}
 
     def file(self, name: str) -> Path:
         """Return the file of a voice.
@@ -116,9 +117,9 @@ class VoiceRegistry:
         """
         found = []
         for name, file in self.voices().items():
-            row = {"voice": name, "mb": f"{file.stat().st_size / 1e6:.2f}"}
+            row = {"voice": name, "mb": f"{file.lstat().st_size / 1e6:.2f}"}
             try:
-                row |= read_record(file)
+                row = read_record(file) | row
             except ValueError as error:
                 row["problem"] = str(error)
             found.append(row)
@@ -147,8 +148,8 @@ class VoiceRegistry:
         except ValueError:  # a broken one must be removable
             record = {"name": name}
         file.unlink()
-        for said in (self.folder / _LAST).glob(f"{name}.*.flac"):
-            said.unlink()
+        for k in range(len(SENTENCES)):
+            self._last(name, k).unlink(missing_ok=True)
         return record
 
     def test(self, cloner: VoiceCloner, verifier: Verifier | None = None) -> list[Drift]:
@@ -179,11 +180,14 @@ class VoiceRegistry:
         """Keep what voices say now as what later tests compare with."""
         for name, file in self.voices().items():
             for k, sentence in enumerate(SENTENCES):
-                said = cloner.say(sentence, voice=file)
-                write_audio(self._last(name, k), said, cloner.rate_hz)
+                self._keep(name, k, cloner.say(sentence, voice=file), cloner)
 
     def _last(self, name: str, k: int) -> Path:
         return self.folder / _LAST / f"{name}.{k}.flac"
+
+    def _keep(self, name: str, k: int, said: Tensor, cloner: VoiceCloner) -> None:
+        fields = describe(SENTENCES[k], name, cloner.fingerprint)
+        write_speech(self._last(name, k), said, cloner.rate_hz, fields)
 
     def _drift(self, name: str, cloner: VoiceCloner, verifier: Verifier | None) -> Drift:
         rate_hz, each = cloner.rate_hz, []
@@ -192,7 +196,7 @@ class VoiceRegistry:
             if place.is_file():
                 each.append(_compare(read_audio(place, rate_hz), now, rate_hz, verifier))
             else:
-                write_audio(place, now, rate_hz)
+                self._keep(name, k, now, cloner)
         if not each:
             return Drift(name)
         similarities, durations, differences = zip(*each, strict=True)

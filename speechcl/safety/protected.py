@@ -115,7 +115,12 @@ class ProtectedVoices:
         >>> voices.names
         ['alice']
         """
-        vectors = [self._unit(verifier(waveform, rate)) for waveform, rate in recordings]
+        vectors = []
+        for number, (waveform, rate_hz) in enumerate(recordings, 1):
+            try:
+                vectors.append(self._unit(verifier(waveform, rate_hz)))
+            except ValueError as error:
+                raise ValueError(f"recording {number} of {name!r}: {error}") from error
         if not vectors:
             raise ValueError(f"no recording of {name!r} is given: give at least one")
         self.add(name, torch.stack(vectors).mean(0))
@@ -205,7 +210,7 @@ class ProtectedVoices:
             another file names too; or a folder holds none.
         """
         path = Path(path)
-        files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+        files = sorted(path.glob("[!.]*.safetensors")) if path.is_dir() else [path]
         if not files:
             raise ValueError(f"{path}: holds no list of protected voices, *.safetensors")
         found = cls(threshold=threshold, verifier=verifier)
@@ -257,6 +262,7 @@ def _read(file: Path, verifier: str) -> list[tuple[str, Tensor]]:
         names = None
     if (
         not isinstance(names, list)
+        or not names
         or not all(isinstance(name, str) for name in names)
         or not vectors.is_floating_point()
         or vectors.ndim != 2

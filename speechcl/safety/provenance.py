@@ -72,22 +72,29 @@ def describe(text: str, voice: str, fingerprint: str) -> dict[str, str]:
     }
 
 
-def check_suffix(path: str | os.PathLike) -> tuple[str, str]:
+def check_target(path: str | os.PathLike, rate_hz: int | None = None) -> tuple[str, str]:
     """Return the format and the coding of samples of a sound file of this name.
 
     Raises
     ------
     AudioError
-        If speech is not written into such files.
+        If it is a folder, or speech is not written into such files, or not at this rate.
 
     Example
     -------
-    >>> check_suffix("a.flac")
+    >>> check_target("a.flac")
     ('FLAC', 'PCM_16')
     """
     form = _FORMATS.get(Path(path).suffix.lower())
     if form is None:
         raise AudioError(f"{show_path(path)}: end the name in one of {', '.join(_FORMATS)}")
+    if Path(path).is_dir():
+        raise AudioError(f"{show_path(path)}: is a folder: give the name of a file")
+    known = _RATES_HZ.get(form[1])
+    if known and rate_hz is not None and rate_hz not in known:
+        raise AudioError(
+            f"{show_path(path)}: rate_hz is {rate_hz}, its format knows {known}: choose .wav"
+        )
     return form
 
 
@@ -113,7 +120,8 @@ def write_speech(
     Raises
     ------
     AudioError
-        If the suffix, samples or rate are not as above; nothing is written then.
+        If the suffix, samples or rate are not as above, or the file cannot be written; nothing is
+        written then.
     ValueError
         If the fields are no provenance.
 
@@ -125,10 +133,7 @@ def write_speech(
     {'generator': 'speechcl', 'voice': 'alice'}
     """
     shown = show_path(path)
-    form = check_suffix(path)
-    known = _RATES_HZ.get(form[1])
-    if known and rate_hz not in known:
-        raise AudioError(f"{shown}: rate_hz is {rate_hz}: its format knows {known}")
+    form = check_target(path, rate_hz)
     samples = torch.as_tensor(waveform).detach().to("cpu", torch.float32).numpy()
     if samples.ndim != 1 or not samples.size or not np.isfinite(samples).all():
         raise AudioError(f"{shown}: the waveform must be (time,), not empty and finite")
@@ -136,12 +141,16 @@ def write_speech(
         raise AudioError(f"{shown}: the waveform goes beyond full scale: scale it to [-1, 1]")
     comment = _comment(fields)
     blocks = np.split(samples.clip(-1.0, 1.0), range(_BLOCK_FRAMES, samples.size, _BLOCK_FRAMES))
-    with (
-        atomic_path(path) as temporary,
-        _created(temporary, rate_hz, 1, form, comment) as sound,
-    ):
-        for block in blocks:
-            sound.write(block)
+    try:
+        with (
+            atomic_path(path) as temporary,
+            _created(temporary, rate_hz, 1, form, comment) as sound,
+        ):
+            for block in blocks:
+                sound.write(block)
+    except soundfile.LibsndfileError as error:
+        reason = error.error_string.rstrip(".")
+        raise AudioError(f"{shown}: cannot be written ({reason}): choose another folder") from error
 
 
 def write_provenance(path: str | os.PathLike, fields: Mapping[str, str]) -> None:

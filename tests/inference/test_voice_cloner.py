@@ -57,7 +57,7 @@ def test_any_rate_is_heard(cloner, tmp_path):
     [
         (lambda x: 0 * x, "is silent"),
         (lambda x: 1e-4 * x, "is silent"),
-        (lambda x: x[:6000], r"holds 0\.\d s of speech: give at least 0.5 s"),
+        (lambda x: x[:6000], r"holds 0\.\d\d s of speech: give at least 0.5 s"),
         (lambda x: x.repeat(400), "lasts over 10 minutes"),
         (lambda x: x[:0], "is silent"),
     ],
@@ -179,3 +179,22 @@ def test_a_protected_voice_is_refused_wherever_it_comes_in(tmp_path, monkeypatch
     listed.add("Bob", Pitch()(spoken, RATE_HZ))
     with pytest.raises(ValueError, match="what is spoken: sounds like Bob"):
         cloner.say("Hi there.", reference=bob)
+
+
+def test_a_list_that_cannot_be_compared_with_protects_loudly(tmp_path, monkeypatch):
+    """Vectors of another length refuse everybody, rather than nobody."""
+    monkeypatch.setattr("speechcl.inference.voice_cloner.SpeakerVerifier", Pitch)
+    ann, listed = clip(tmp_path, "ann.wav", 2, 1), ProtectedVoices()
+    cloner = VoiceCloner(USAT("usat_tiny"), listed)
+    cloner.hear(ann)
+    listed.add("Ann", torch.ones(3))
+    with pytest.raises(ValueError, match=r"of shape \(257,\) is given where \(3,\) is needed"):
+        cloner.hear(ann)
+
+
+def test_a_voice_that_speaks_no_numbers_is_said(cloner, tmp_path, monkeypatch):
+    reference = clip(tmp_path, "a.wav", 2)
+    broken = (torch.full((1, 400), torch.nan), torch.tensor([400]))
+    monkeypatch.setattr(cloner.model, "say", lambda *_, **options: broken)
+    with pytest.raises(ValueError, match="the voice speaks no finite numbers"):
+        cloner.say("Hi.", reference=reference)

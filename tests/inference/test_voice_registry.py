@@ -12,6 +12,7 @@ from speechcl.backbones.usat.voice_files import save_voice
 from speechcl.backbones.usat.voices import add_voice, remove_voice, voice_parameters
 from speechcl.inference import VoiceCloner
 from speechcl.inference.voice_registry import SENTENCES, Drift, Limits, VoiceRegistry, as_rows
+from speechcl.safety.detection import detect_files
 
 AGREED = {"consent": "by letter"}
 
@@ -77,6 +78,17 @@ def test_records_say_who_agreed_and_of_which_base_a_voice_is(cloner, registry):
     assert "broken" in broken["problem"]
 
 
+def test_a_folder_with_anything_in_it_is_listed(cloner, registry):
+    (registry.folder / ".tmp-0.safetensors").write_bytes(b"what a kill has left")
+    (registry.folder / "lost.safetensors").symlink_to("nowhere")
+    made_up = AGREED | {"voice": "ann", "mb": "0"}
+    make_voice(cloner, registry.folder, "zed", seed=5, record=made_up)
+    rows = registry.records()
+    assert [row["voice"] for row in rows] == ["ann", "bob", "cyd", "lost", "zed"]
+    assert rows[3]["problem"].endswith("lost.safetensors: no such file of a voice: check the path")
+    assert rows[4]["mb"] == rows[0]["mb"] != "0"
+
+
 def test_verifying_finds_what_is_wrong(cloner, registry):
     assert registry.verify(cloner) == {}
     make_voice(cloner, registry.folder, "nobody", seed=3, record=None)
@@ -101,6 +113,10 @@ def test_a_voice_that_says_the_same_has_not_drifted(cloner, registry):
         assert one.mel_db < 0.5, "of 16 bits"
         assert one.beyond(Limits()) == []
     assert registry.test(cloner)[0].similarity is None
+    for row in detect_files([*(registry.folder / ".last_test").iterdir()]):
+        assert row["model"] == cloner.fingerprint, "speech in files says where it comes from"
+        assert row["voice"] in ("ann", "bob", "cyd")
+        assert row["watermark"] == f"{cloner.mark:04x}"
 
 
 def test_a_changed_voice_is_found_and_the_others_are_not(cloner, registry):
@@ -135,16 +151,17 @@ def test_limits(change, beyond):
 
 # ---- removing
 def test_a_removed_voice_is_gone_and_the_base_and_others_are_as_they_were(cloner, registry):
+    registry.file("cyd").rename(registry.folder / "bob.2.safetensors")
     registry.test(cloner)
-    before = {name: registry.file(name).read_bytes() for name in ("ann", "cyd")}
+    before = {name: registry.file(name).read_bytes() for name in ("ann", "bob.2")}
     fingerprint = cloner.fingerprint
     record = registry.remove("bob")
     assert record["fingerprint"] == cloner.fingerprint == fingerprint
     assert {name: file.read_bytes() for name, file in registry.voices().items()} == before
-    left = [file.name for file in registry.folder.rglob("*") if "bob" in file.name]
+    left = [file.name for file in registry.folder.rglob("bob*") if "bob.2" not in file.name]
     assert left == []
     assert len([*registry.folder.glob(".last_test/*.flac")]) == 2 * len(SENTENCES)
-    with pytest.raises(ValueError, match="has no voice 'bob'; it has ann, cyd"):
+    with pytest.raises(ValueError, match="has no voice 'bob'; it has ann, bob.2"):
         registry.remove("bob")
 
 

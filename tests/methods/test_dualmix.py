@@ -241,3 +241,27 @@ def test_it_notes_how_often_labels_were_moved(tmp_path):
 def test_numbers_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match="must be above 0"):
         DualMix(noise, **wrong)
+
+
+def test_the_label_moves_and_the_item_does_not(tmp_path, monkeypatch):
+    from speechcl.methods import dualmix
+
+    given, moved, mixed = [], [], []
+
+    def label(weight, ratio, **options):
+        given.append(weight)
+        moved.append(label_weight(weight, ratio, **options))
+        return moved[-1]
+
+    def mix(old, new, old_targets, new_targets, weight, label_share):
+        mixed.append((weight, label_share))
+        return adpmix(old, new, old_targets, new_targets, weight, label_share)
+
+    monkeypatch.setattr(dualmix, "label_weight", label)
+    monkeypatch.setattr(dualmix, "adpmix", mix)
+    replay = ER(capacity=30, replay=10, online=True)
+    class_engine(tmp_path, Chain([replay, DualMix(noise, imbalance=0.0, bonus=0.3)])).run()
+    assert any(not torch.equal(*pair) for pair in mixed)
+    for weight, shown, (item, share) in zip(given, moved, mixed, strict=True):
+        assert item is weight
+        assert share is shown

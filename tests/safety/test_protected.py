@@ -40,6 +40,9 @@ def test_recordings_count_alike_however_long_their_vectors():
     voices = ProtectedVoices()
     voices.add_recordings("alice", recordings, lambda waveform, rate_hz: vectors[rate_hz])
     assert voices.closest(torch.ones(2)) == ("alice", pytest.approx(1.0))
+    with pytest.raises(ValueError, match="recording 2 of 'bob': a speaker vector is zero"):
+        one_is_silent = [(torch.zeros(4), 1), (torch.zeros(4), 3)]
+        voices.add_recordings("bob", one_is_silent, lambda _, rate: (3 - rate) * torch.ones(2))
     with pytest.raises(ValueError, match="no recording of 'bob'"):
         voices.add_recordings("bob", [], lambda waveform, rate_hz: torch.ones(2))
 
@@ -48,6 +51,7 @@ def test_a_list_survives_its_file_and_a_folder_joins_lists(tmp_path):
     ProtectedVoices({"alice": FIRST, "Zoë": leaning(0.5)}).save(tmp_path / "a.safetensors")
     ProtectedVoices({"bob": leaning(-0.9)}).save(tmp_path / "b.safetensors")
     (tmp_path / "notes.txt").write_text("no list")
+    (tmp_path / ".tmp-0.safetensors").write_bytes(b"what a kill has left")
     one = ProtectedVoices.load(tmp_path / "a.safetensors", threshold=0.7)
     assert (one.names, one.threshold) == (["alice", "Zoë"], 0.7)
     both = ProtectedVoices.load(tmp_path)
@@ -81,6 +85,7 @@ GOOD = {"format": FORMAT, "names": '["alice"]', "verifier": VERIFIER}
         (torch.ones(3), {}, "do not fit"),
         (torch.ones(1, 3, dtype=torch.int64), {}, "do not fit"),
         (torch.ones(1, 3), {"names": "[1]"}, "do not fit"),
+        (torch.ones(0, 3), {"names": "[]"}, "do not fit"),
         (torch.ones(1, 3), {"names": '"a"'}, "do not fit"),
         (torch.ones(1, 3), {"names": "[" * 100_000}, "do not fit"),
         (torch.ones(1, 3), {"names": json.dumps(["a\nb"])}, "cannot name a voice"),

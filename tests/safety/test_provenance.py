@@ -145,6 +145,7 @@ def test_what_is_no_sound_is_refused(tmp_path, content):
         ("a.xyz", SPEECH, 24000, "end the name in one of .wav"),
         ("a.opus", SPEECH, 22050, "its format knows"),
         ("a.mp3", SPEECH, 23000, "its format knows"),
+        ("", SPEECH, 24000, "end the name in"),
         ("a.wav", torch.zeros(0), 24000, "not empty"),
         ("a.wav", torch.zeros(2, 9), 24000, "must be"),
         ("a.wav", torch.full((9,), torch.nan), 24000, "finite"),
@@ -162,3 +163,17 @@ def test_bad_fields_are_refused(tmp_path, fields):
     with pytest.raises(ValueError, match="is no provenance"):
         write_speech(tmp_path / "a.wav", SPEECH, 24000, fields)
     assert not list(tmp_path.iterdir())
+
+
+def test_where_nothing_can_be_written_is_said(tmp_path, monkeypatch):
+    (tmp_path / "b.wav").mkdir()
+    with pytest.raises(AudioError, match=r"b\.wav': is a folder"):
+        write_speech(tmp_path / "b.wav", SPEECH, 24000, FIELDS)
+
+    def refuse(sound, block):
+        raise soundfile.LibsndfileError(2)
+
+    monkeypatch.setattr(soundfile.SoundFile, "write", refuse)
+    with pytest.raises(AudioError, match=r"a\.wav': cannot be written \(System error\): choose"):
+        write_speech(tmp_path / "a.wav", SPEECH, 24000, FIELDS)
+    assert [file.name for file in tmp_path.iterdir()] == ["b.wav"]

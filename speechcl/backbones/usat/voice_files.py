@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from speechcl.backbones.usat.model import USAT
 
 FORMAT = "speechcl voice 1"
+_MAX_BYTES = 1 << 28  # a hundred times the largest voice
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
@@ -167,6 +168,10 @@ def load_voice(model: USAT, file: str | Path, name: str | None = None) -> str:
 
 
 def _read_voice(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    if not file.is_file():
+        raise ValueError(f"{file}: no such file of a voice: check the path")
+    if file.stat().st_size > _MAX_BYTES:
+        raise ValueError(f"{file}: is larger than {_MAX_BYTES >> 20} MiB: no voice is")
     about, tensors = read_tensors(file)
     if about.get("format") != FORMAT:
         raise ValueError(f"{file}: holds no voice: give a file that save_voice wrote")

@@ -334,11 +334,15 @@ def test_a_hostile_file_leaves_the_model_as_it_was(change, message, tmp_path):
 
 def test_other_files(tmp_path):
     model = base()
-    with pytest.raises(ValueError, match="no such adapter file"):
+    with pytest.raises(ValueError, match="no such file of a voice"):
         load_voice(model, tmp_path / "none.safetensors")
     (tmp_path / "half").write_bytes(b"\x00" * 100)
     with pytest.raises(ValueError, match="broken or no safetensors file"):
         load_voice(model, tmp_path / "half")
+    with (tmp_path / "vast").open("wb") as file:
+        file.truncate(1 << 30)
+    with pytest.raises(ValueError, match="is larger than 256 MiB: no voice is"):
+        load_voice(model, tmp_path / "vast")
 
 
 def test_what_cannot_be_added_is_refused():
