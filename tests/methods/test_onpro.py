@@ -272,3 +272,18 @@ def test_raw_items_are_remembered(tmp_path):
 def test_shares_of_a_mixed_item_lean_to_the_second_by_its_weight():
     found = Replayed(torch.zeros(1, 2), torch.tensor([0]), torch.tensor([2]), torch.tensor([0.3]))
     torch.testing.assert_close(found.shares(3), torch.tensor([[0.7, 0.0, 0.3]]))
+
+
+def test_the_scale_of_similarities_counts_after_the_first_task(tmp_path):
+    found = []
+    for scale in (1.0, 0.5):
+        method = OnPro(noise, capacity=30, replay=16, contrast=Contrast(width=8, scale=scale))
+        engine = class_engine(tmp_path / str(scale), method, tasks=2)
+        weights = []
+        for task in engine.stream:
+            engine.learn(task)
+            weights.append(engine.modules["model"].hidden.weight.detach().clone())
+        found.append(weights)
+    (first, second), (also_first, other) = found
+    assert torch.equal(first, also_first)
+    assert not torch.equal(second, other)
