@@ -245,7 +245,7 @@ def test_say_speaks_as_a_clip_or_as_an_enrolled_voice(base, tmp_path):
     other = run("say", "Hello. Bye.", "--voice", voice, "--model", base, "-o", "b.flac")
     assert other.exit_code == 0, other.stderr
     first, second = (soundfile.read(name)[0] for name in ("a.wav", "b.flac"))
-    assert re.search(r"0\.wav +unknown", run("detect", clips).stdout)
+    assert "unknown" in run("detect", clips).stdout
     made = json.loads(run("detect", ".", clips, "--json").stdout)
     says = {Path(row["file"]).name: (row["made_by"], row["voice"]) for row in made}
     assert says["a.wav"] == ("speechcl", "reference")

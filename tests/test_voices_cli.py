@@ -67,7 +67,6 @@ def test_test_compares_with_the_last_one(folder):
     again = run(*given, "--json")
     assert again.exit_code == 0, again.stderr
     assert [row["duration"] for row in json.loads(again.stdout)] == [0.0, 0.0]
-    assert "duration" in run(*given).stdout, "no change is a figure, too"
     model = USAT.from_pretrained(folder.parent / "base")
     add_voice(model, "bob", torch.ones(32))
     with torch.no_grad():

@@ -40,8 +40,8 @@ def test_recordings_count_alike_however_long_their_vectors():
     voices = ProtectedVoices()
     voices.add_recordings("alice", recordings, lambda waveform, rate_hz: vectors[rate_hz])
     assert voices.closest(torch.ones(2)) == ("alice", pytest.approx(1.0))
+    one_is_silent = [(torch.zeros(4), 1), (torch.zeros(4), 3)]
     with pytest.raises(ValueError, match="recording 2 of 'bob': a speaker vector is zero"):
-        one_is_silent = [(torch.zeros(4), 1), (torch.zeros(4), 3)]
         voices.add_recordings("bob", one_is_silent, lambda _, rate: (3 - rate) * torch.ones(2))
     with pytest.raises(ValueError, match="no recording of 'bob'"):
         voices.add_recordings("bob", [], lambda waveform, rate_hz: torch.ones(2))
