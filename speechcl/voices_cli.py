@@ -47,7 +47,7 @@ def verify(
 def speak_again(
     folder: Folder,
     model: Base = "usat_small",
-    least_similarity: Annotated[float, typer.Option(help="Of who speaks, to the last test.")] = 0.9,
+    least_similarity: Annotated[float, typer.Option(help="Of who speaks, to the first test.")] = 0.9,
     most_duration: Annotated[float, typer.Option(help="Change of a length, as a share.")] = 0.05,
     most_db: Annotated[float, typer.Option(help="Difference of spectrograms.")] = 1.0,
     accept: Annotated[
@@ -56,7 +56,7 @@ def speak_again(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Let every voice speak and compare with the last test; exit with 1 beyond a limit."""
+    """Let every voice speak and compare with its first test; exit with 1 beyond a limit."""
     with one_line_errors(debug):
         from speechcl.inference.voice_registry import Limits
 

@@ -235,11 +235,16 @@ def spoken_clips(folder):
 
 def test_say_speaks_as_a_clip_or_as_an_enrolled_voice(base, tmp_path):
     clips = spoken_clips(tmp_path / "ann")
-    said = run("say", "Hello. Bye.", "--reference", clips / "0.wav", "--model", base, "-o", "a.wav")
+    waveform, rate_hz = soundfile.read(clips / "1.wav")
+    noise = np.random.default_rng(0).standard_normal(len(waveform))
+    write_audio(clips / "1.wav", (waveform + 0.1 * noise).clip(-1, 1), rate_hz)
+    said = run("say", "Hello. Bye.", "--reference", clips / "1.wav", "--model", base, "-o", "a.wav")
     assert said.exit_code == 0, said.stderr
+    assert "1.wav is noisy" in said.stderr
     given = ("--recordings", clips, "--name", "ann", "--consent", "by letter", "--epochs", 1)
     enrolled = run("enroll", *given, "--out", tmp_path / "voices", "--model", base)
     assert enrolled.exit_code == 0, enrolled.stderr
+    assert "ann-1: is noisy" in enrolled.stderr
     assert re.match(r".*ann.safetensors: 0.\d\d MB, from 2 clips, \d s; ", enrolled.stdout)
     voice = tmp_path / "voices" / "ann.safetensors"
     other = run("say", "Hello. Bye.", "--voice", voice, "--model", base, "-o", "b.flac")

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 import pytest
 import torch
@@ -79,6 +80,14 @@ def test_test_compares_with_the_last_one(folder):
     assert "mel_db" in bob["beyond"] or "duration" in bob["beyond"]
     run(*given, "--accept")
     assert run(*given).exit_code == 0
+
+
+def test_test_says_that_speakers_are_not_compared(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "resemblyzer", None)
+    (folder / "bob.safetensors").unlink()
+    result = run("test", folder, "--model", folder.parent / "base")
+    assert result.exit_code == 0
+    assert "who speaks is not compared: comparing speakers needs" in result.stderr
 
 
 def test_remove_proves_that_the_base_is_what_it_was(folder):

@@ -17,7 +17,7 @@ LEAST_S, MOST_S = 0.5, 600.0
 _FRAME_S = 0.02
 _QUIET_DB = -60.0  # of full scale; nothing below is speech
 _SPEECH_DB = 30.0  # below the loudest frames, where speech ends
-_NOISY_DB = 15.0  # spread of levels under which a recording is called noisy
+_NOISY_DB = 18.0  # spread of levels under which a recording is noisy: speech 10 dB above noise
 _CLIPPED = 0.001  # share of samples at full scale
 
 

@@ -29,7 +29,7 @@ _LAST = ".last_test"  # what each voice said then
 
 @dataclass(frozen=True)
 class Drift:
-    """How far a voice is from what it said in the last test; nothing if there was none.
+    """How far a voice is from its first test, or the accepted one; nothing if there was none.
 
     ``similarity`` is that of the verifier, the smallest over sentences, if it hears anybody;
     ``duration`` the largest change of a length, as a share; ``mel_db`` the largest mean difference
@@ -153,7 +153,7 @@ class VoiceRegistry:
         return record
 
     def test(self, cloner: VoiceCloner, verifier: Verifier | None = None) -> list[Drift]:
-        """Let every voice say the same sentences as in the last test, and compare.
+        """Let every voice say the same sentences as in its first test, and compare.
 
         Arguments
         ---------
@@ -166,8 +166,8 @@ class VoiceRegistry:
         Returns
         -------
         list of Drift
-            Of each voice. What was said is kept for the next test where there was none; call
-            ``accept`` to replace it.
+            Of each voice. What was said is kept where there was nothing, and later tests compare
+            with it, so that many small steps count as one large; call ``accept`` to replace it.
 
         Raises
         ------

@@ -11,6 +11,7 @@ from speechcl.backbones.usat.voices import voice_tensors
 from speechcl.data.audio import write_audio
 from speechcl.data.espeak import speak
 from speechcl.inference import VoiceCloner
+from speechcl.inference.enrolment import _recordings, _task
 from tests.toy import same
 
 TEXTS = ("Good morning to all of you.", "It is late already.", "Where do we go from here?")
@@ -100,3 +101,14 @@ def test_recordings_that_cannot_be_learnt_from(cloner, recordings, tmp_path):
     with pytest.raises(ValueError, match=r"of 2 speakers \(ann, bob\): give one's"):
         cloner.enroll(tmp_path / "both", "x", folder=tmp_path / "voices", **AGREED)
     assert not (tmp_path / "voices").exists()
+
+
+def test_clips_are_held_out_to_stop_by_where_there_are_enough(cloner, recordings, tmp_path):
+    voices, _ = _recordings(recordings, "ann", cloner.model, tmp_path)
+    task = _task(voices, "ann")
+    trained, held = ({row["ID"] for row in one.rows} for one in (task.train, task.valid))
+    assert len(trained) + len(held) == len(TEXTS)
+    assert held
+    assert not trained & held
+    few = _task(voices.subset([0, 1]), "ann")
+    assert (few.valid, len(few.train), len(few.test)) == (None, 2, 2)

@@ -5,6 +5,7 @@ import torch
 
 from speechcl.backbones.usat import USAT
 from speechcl.data.audio import write_audio
+from speechcl.data.embedded import dry_speech
 from speechcl.inference import VoiceCloner
 from speechcl.inference.references import check_reference
 from speechcl.inference.voice_cloner import PAUSE_S
@@ -58,6 +59,7 @@ def test_any_rate_is_heard(cloner, tmp_path):
         (lambda x: 0 * x, "is silent"),
         (lambda x: 1e-4 * x, "is silent"),
         (lambda x: x[:6000], r"holds 0\.\d\d s of speech: give at least 0.5 s"),
+        (lambda x: torch.cat([x[:4800], 0.005 * torch.randn(48000)]), r"holds 0\.3\d s of speech"),
         (lambda x: x.repeat(400), "lasts over 10 minutes"),
         (lambda x: x[:0], "is silent"),
     ],
@@ -77,6 +79,15 @@ def test_recordings_that_tell_no_voice(change, message):
 def test_what_is_wrong_with_a_recording_is_said(change, remark):
     (found,) = check_reference(change(babble(2)), RATE_HZ).remarks
     assert found.startswith(remark)
+
+
+@pytest.mark.parametrize(("below_db", "noisy"), [(8, True), (20, False)])
+def test_noise_is_said_from_where_it_is_heard(below_db, noisy):
+    speech = dry_speech("The farmer brought seven letters.", "en-us+f1", 0, 1, RATE_HZ)
+    noise = torch.randn(len(speech), generator=torch.manual_seed(0))
+    noise *= speech.square().mean().sqrt() * 10 ** (-below_db / 20)
+    remarks = check_reference(speech + noise, RATE_HZ).remarks
+    assert any(one.startswith("is noisy") for one in remarks) == noisy
 
 
 # ---- what is said
@@ -163,16 +174,17 @@ def test_a_protected_voice_is_refused_wherever_it_comes_in(tmp_path, monkeypatch
     ann, bob = clip(tmp_path, "ann.wav", 2, 1), clip(tmp_path, "bob.wav", 2, 40)
     free = VoiceCloner(model)
     listed = ProtectedVoices(threshold=0.95)
-    listed.add("Ann", Pitch()(free.hear(ann)[0].waveform, RATE_HZ))
+    either = [Pitch()(free.hear(one)[0].waveform, RATE_HZ) for one in (ann, bob)]
+    listed.add("Ann", either[0] + 0.2 * either[1])  # alike, not the same
     cloner = VoiceCloner(model, listed)
     assert cloner.say("Hi.", reference=bob).ndim == 1
     with pytest.raises(ValueError, match=r"ann.wav: sounds like Ann, a protected voice"):
         cloner.say("Hi.", reference=[bob, ann])
     own = tmp_path / "own"
-    for k in range(2):
-        clip(own, f"{k}.wav", 2, 1)
+    for k, seed in enumerate((40, 1)):
+        clip(own, f"{k}.wav", 2, seed)
         (own / f"{k}.txt").write_text("Oh, I see.")
-    with pytest.raises(ValueError, match="own-0: sounds like Ann"):
+    with pytest.raises(ValueError, match="own-1: sounds like Ann"):
         cloner.enroll(own, "x", consent="none", folder=tmp_path / "voices")
     assert not (tmp_path / "voices").exists()
     spoken = free.say("Hi there.", reference=bob, watermark=False)
@@ -190,6 +202,13 @@ def test_a_list_that_cannot_be_compared_with_protects_loudly(tmp_path, monkeypat
     listed.add("Ann", torch.ones(3))
     with pytest.raises(ValueError, match=r"of shape \(257,\) is given where \(3,\) is needed"):
         cloner.hear(ann)
+
+
+def test_what_is_spoken_keeps_to_full_scale(cloner, tmp_path, monkeypatch):
+    reference = clip(tmp_path, "a.wav", 2)
+    loud = (torch.full((1, 400), -3.0), torch.tensor([400]))
+    monkeypatch.setattr(cloner.model, "say", lambda *_, **options: loud)
+    assert cloner.say("Hi.", reference=reference, watermark=False).equal(-torch.ones(400))
 
 
 def test_a_voice_that_speaks_no_numbers_is_said(cloner, tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from speechcl.backbones.usat import USAT
 from speechcl.backbones.usat.voice_files import save_voice
 from speechcl.backbones.usat.voices import add_voice, remove_voice, voice_parameters
-from speechcl.inference import VoiceCloner
+from speechcl.inference import VoiceCloner, voice_registry
 from speechcl.inference.voice_registry import SENTENCES, Drift, Limits, VoiceRegistry, as_rows
 from speechcl.safety.detection import detect_files
 
@@ -131,6 +131,13 @@ def test_a_changed_voice_is_found_and_the_others_are_not(cloner, registry):
     assert "mel_db" in beyond["bob"]
     registry.accept(cloner)
     assert not any(one.beyond(Limits()) for one in registry.test(cloner, pitch))
+
+
+def test_the_worst_sentence_counts(cloner, registry, monkeypatch):
+    registry.test(cloner)
+    each = iter([(0.9, 0.1, 1.0), (0.2, 0.3, 4.0), (None, 0.2, 2.0)] * 3)
+    monkeypatch.setattr(voice_registry, "_compare", lambda *_: next(each))
+    assert registry.test(cloner)[0] == Drift("ann", 0.2, 0.3, 4.0)
 
 
 @pytest.mark.parametrize(
