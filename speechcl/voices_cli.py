@@ -47,7 +47,7 @@ def verify(
 def speak_again(
     folder: Folder,
     model: Base = "usat_small",
-    least_similarity: Annotated[float, typer.Option(help="Of who speaks, to the first test.")] = 0.9,
+    least_similarity: Annotated[float, typer.Option(help="Of who speaks, to the first.")] = 0.9,
     most_duration: Annotated[float, typer.Option(help="Change of a length, as a share.")] = 0.05,
     most_db: Annotated[float, typer.Option(help="Difference of spectrograms.")] = 1.0,
     accept: Annotated[
