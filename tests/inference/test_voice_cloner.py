@@ -81,7 +81,7 @@ def test_what_is_wrong_with_a_recording_is_said(change, remark):
     assert found.startswith(remark)
 
 
-@pytest.mark.parametrize(("below_db", "noisy"), [(8, True), (20, False)])
+@pytest.mark.parametrize(("below_db", "noisy"), [(10, True), (20, False)])
 def test_noise_is_said_from_where_it_is_heard(below_db, noisy):
     speech = dry_speech("The farmer brought seven letters.", "en-us+f1", 0, 1, RATE_HZ)
     noise = torch.randn(len(speech), generator=torch.manual_seed(0))
