@@ -261,6 +261,8 @@ class USAT(nn.Module):
             h, mean, log_scale = self.phonemes(ids, mask)
             log_durations = self.durations.sample(h, mask, speaker, duration_noise_scale, generator)
             wanted = torch.exp(log_durations) * length_scale
+            if not bool(wanted.isfinite().all()):
+                raise ValueError("the voice gives no finite durations: make it, or the base, anew")
             durations = self.durations.whole(wanted).clamp(1, MAX_FRAMES_A_PHONEME) * mask
             durations = durations[:, 0].long()
             frames = durations.sum(dim=1)

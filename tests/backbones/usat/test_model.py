@@ -406,3 +406,9 @@ def test_every_kind_of_decoder_and_durations(decoder, durations):
 
 def test_masks():
     assert mask_of(torch.tensor([0, 2]), 2)[:, 0].tolist() == [[0, 0], [1, 1]]
+
+
+def test_a_voice_of_huge_numbers_is_refused(model):
+    ids = torch.tensor([[0, 10, 0, 14, 0]])
+    with pytest.raises(ValueError, match="no finite durations"):
+        model.say(ids, torch.full((1, 32), 1e36), **QUIET)
