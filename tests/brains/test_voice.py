@@ -102,6 +102,7 @@ def test_hooks_come_in_order_and_each_side_trains_its_own_weights(tmp_path):
     assert method.calls == [["model", "timbre"], *step, *step]
 
 
+@pytest.mark.slow
 def test_a_kill_inside_an_epoch_changes_nothing(tmp_path, monkeypatch):
     whole = engine(tmp_path / "whole", epochs=2, ckpt_interval_steps=1)
     expected = whole.run()

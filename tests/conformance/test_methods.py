@@ -10,7 +10,7 @@ from tests.toy import ADAPTER_METHODS, METHODS, ONLINE_METHODS, ToyNet, same, to
 
 every_method = pytest.mark.parametrize("name", METHODS)
 # of every kind one; the others are killed in the slow suite
-KILLED = ("FineTune", "ER", "EWC", "RWM", "MoRA", "DERpp DualMix EWC", "OnPro")
+KILLED = ("FineTune", "RWM", "MoRA", "OnPro")
 
 
 def fresh(folder, name, **options):

@@ -48,6 +48,7 @@ def test_two_processes_equal_one(name, one_process, two_processes):
         assert other == pytest.approx(row, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_sigkill_then_resume_is_bit_for_bit(one_process, tmp_path):
     command = [sys.executable, str(SCRIPT), str(tmp_path)]
     progress = tmp_path / "RWM" / "save" / "task_01"

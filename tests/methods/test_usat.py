@@ -137,6 +137,7 @@ def test_the_loss_is_divergence_and_durations(run):
     torch.testing.assert_close(loss, divergence + aligned.duration_loss)
 
 
+@pytest.mark.slow
 def test_a_kill_changes_nothing(tmp_path, monkeypatch):
     whole = engine(tmp_path / "whole", ckpt_interval_steps=1)
     expected = whole.run()
