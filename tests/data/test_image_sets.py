@@ -51,9 +51,9 @@ def test_a_damaged_picture_is_one_clear_line(content, tmp_path):
         read_image(tmp_path / "a.png")
 
 
-def test_without_pillow_the_extra_is_named(tmp_path, monkeypatch):
+def test_without_pillow_it_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(ImportError, match=r'pip install "speechcl\[images\]", or give .npy files'):
+    with pytest.raises(ImportError, match="run pip install pillow, or give .npy files"):
         read_image(tmp_path / "a.png")
 
 

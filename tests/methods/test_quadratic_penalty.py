@@ -45,7 +45,7 @@ def written_out(model, anchor, importance, strength):
 
 
 def a_step(modules):
-    return Step(task=None, brain=None, modules=modules, batch=None, index=0, total=1)
+    return Step(task=None, brain=None, modules=modules, incoming=None, batch=None, index=0, total=1)
 
 
 # ---- the gradient
