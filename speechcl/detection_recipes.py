@@ -49,29 +49,37 @@ def learn_attacks(experiment: Experiment, rows: Sequence[Row], about: Mapping[st
     return _learn(experiment, stream, {"examples": examples(rows, hparams["attacks"]), **about})
 
 
-def own_speech(
-    data_folder: Any, folder: str, attacks: Sequence[str], clips_per_speaker: int, workers: int
-) -> list[dict[str, Any]]:
-    """Turn any genuine speech into a corpus of attacks, made once and found again afterwards.
+def learn_own_speech(argv: Sequence[str], recipe: str) -> Path:
+    """Run a recipe whose attacks are made from any genuine speech.
 
     Arguments
     ---------
-    data_folder : str or list of str
-        Folders or manifests of genuine speech.
-    folder : str
-        Where the corpus goes.
-    attacks : Sequence
-        Made in the order of their names, so that features are found again whatever the order of
-        learning.
-    clips_per_speaker : int
-        At most, or the detector would learn a voice.
-    workers : int
-        Processes that make attacks.
+    argv : Sequence
+        Of the recipe's ``train.py``. Its hyper-parameters, beside those of ``learn_attacks``:
+        ``data_folder``, folders or manifests of genuine speech; ``clips_per_speaker``, at most, or
+        the detector would learn a voice; ``workers`` that make the attacks.
+    recipe : str
+        Its name.
 
     Returns
     -------
-    list of dict
-        Manifest rows.
+    Path
+        The run folder.
+    """
+    experiment = Experiment(argv)
+    names = ("data_folder", "attacks", "clips_per_speaker", "workers")
+    given = {name: experiment.hparams[name] for name in names}
+    rows = experiment.on_main(_own_speech, folder=experiment.hparams["corpus_folder"], **given)
+    return learn_attacks(experiment, rows, {"recipe": recipe})
+
+
+def _own_speech(
+    data_folder: Any, folder: str, attacks: Sequence[str], clips_per_speaker: int, workers: int
+) -> list[dict[str, Any]]:
+    """Return the manifest rows, made once and found again afterwards.
+
+    Attacks are made in the order of their names, so that features are found again whatever the
+    order of learning.
     """
     genuine = cap_per_speaker(scan_folder(data_folder), clips_per_speaker)
     return build_attack_corpus(genuine, sorted(attacks), Path(folder), workers=workers)

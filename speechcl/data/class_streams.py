@@ -203,26 +203,30 @@ def blurred(stream: Sequence[Task], share: float, seed: int = 0) -> list[Task]:
             f"blur is {share} on {len(stream)} tasks: give a share from 0 to below 1, and two "
             "tasks or more"
         )
-    draws = random.Random(seed)
     sets: list[ClipSet] = [task.train for task in stream]  # type: ignore[misc]
-    kept, moved = [], []
-    for task, data in zip(stream, sets, strict=True):
-        away = draws.sample(range(len(data)), round(share * len(data)))
-        others = [k for k in range(len(stream)) if k != task.index]
-        targets = [draws.choice(others) for _ in away]
-        kept.append(sorted(set(range(len(data))) - set(away)))
-        moved.append(list(zip(away, targets, strict=True)))
+    dealt = _dealt([len(data) for data in sets], share, random.Random(seed))
     tasks: list[Task] = []
     seen: set[str] = set()
     for task, data in zip(stream, sets, strict=True):
-        parts: list[Any] = [data.subset(kept[task.index])]
-        for source, pairs in zip(sets, moved, strict=True):
-            here = [place for place, target in pairs if target == task.index]
-            if here:
-                parts.append(source.subset(here))
+        parts: list[Any] = []
+        for k in sorted(range(len(sets)), key=lambda k: k != task.index):  # its own come first
+            places = [place for place, target in enumerate(dealt[k]) if target == task.index]
+            parts += [sets[k].subset(places)] if places else []
         train = functools.reduce(operator.add, parts)
         own = set(train.counts())
         seen |= own
         info = {**task.info, "classes": _in_order(data, own), "seen": _in_order(data, seen)}
         tasks.append(replace(task, train=train, info=info))
     return tasks
+
+
+def _dealt(sizes: Sequence[int], share: float, draws: random.Random) -> list[list[int]]:
+    """Return for every item of every task in which task it comes; one of each stays at least."""
+    dealt = []
+    for own, size in enumerate(sizes):
+        targets = [own] * size
+        others = [task for task in range(len(sizes)) if task != own]
+        for place in draws.sample(range(size), min(round(share * size), size - 1)):
+            targets[place] = draws.choice(others)
+        dealt.append(targets)
+    return dealt

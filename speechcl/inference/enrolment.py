@@ -109,26 +109,7 @@ def enrol(
         if check is not None:
             for row in voices.rows:
                 check(voices.pack.read(voices.pack.place_of[row["ID"]]), row["ID"])
-        task = _task(voices, name)
-        engine = Engine(
-            brain=EnrolmentBrain,
-            modules={"model": Enroller(own, detach_durations=False)},
-            method=VoiceMethod(),
-            stream=[task],
-            training=Training(
-                functools.partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.01),
-                epochs=epochs,
-                batch_size=8,
-                task_known=True,
-                patience=patience,
-            ),
-            folder=Path(place) / "run",
-            run_opts={
-                "device": str(next(model.parameters()).device),
-                "noprogressbar": not progress,
-            },
-        )
-        results = engine.run()
+        results = _fit(own, _task(voices, name), Path(place) / "run", epochs, patience, progress)
     speech_s = float(voices.pack.lengths[voices.places].sum()) / voices.rate_hz
     record = {
         "consent": consent.strip(),
@@ -140,6 +121,28 @@ def enrol(
     save_voice(own, name, file, record=record)
     before, after = results["zero_shot"][0], results["matrix"][0][0]
     return Enrolled(file, len(voices), speech_s, before, after, remarks)
+
+
+def _fit(
+    model: USAT, task: Task, folder: Path, epochs: int, patience: int, progress: bool
+) -> dict[str, Any]:
+    """Fit a voice beside the model; return what a run leaves."""
+    engine = Engine(
+        brain=EnrolmentBrain,
+        modules={"model": Enroller(model, detach_durations=False)},
+        method=VoiceMethod(),
+        stream=[task],
+        training=Training(
+            functools.partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.01),
+            epochs=epochs,
+            batch_size=8,
+            task_known=True,
+            patience=patience,
+        ),
+        folder=folder,
+        run_opts={"device": str(next(model.parameters()).device), "noprogressbar": not progress},
+    )
+    return engine.run()
 
 
 def _recordings(source: Any, name: str, model: USAT, place: Path) -> tuple[VoiceSet, list[str]]:

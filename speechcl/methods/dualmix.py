@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,14 +15,12 @@ from speechcl.memory.draws import beta
 from speechcl.method import Method, Step
 from speechcl.parallel import sum_of_means
 from speechcl.task import Task
-from speechcl.views import as_float
+from speechcl.views import AnyView, as_float
 
 if TYPE_CHECKING:
     from speechcl.engine import Engine
 
 logger = logging.getLogger(__name__)
-
-View = Callable[[Tensor, torch.Generator], Tensor]
 
 
 class DualMix(Method):
@@ -64,7 +61,7 @@ class DualMix(Method):
 
     def __init__(
         self,
-        views: View,
+        views: AnyView,
         enmix: bool = True,
         adpmix: bool = True,
         concentration: float = 0.2,

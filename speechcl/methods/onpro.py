@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,18 +12,11 @@ from torch.nn import functional
 
 from speechcl.batches import everywhere, rows
 from speechcl.contrastive import class_terms, log_shares, prototype_contrast
-from speechcl.memory import Buffer, Draws, Prototypes
+from speechcl.memory import Buffer, Prototypes
 from speechcl.method import Step
-from speechcl.methods.er import ER
 from speechcl.methods.feedback import Feedback, Replayed
-from speechcl.methods.scr import sizes_of
-from speechcl.task import Task
-from speechcl.views import as_float
-
-if TYPE_CHECKING:
-    from speechcl.engine import Engine
-
-View = Callable[[Tensor, torch.Generator], Tensor]
+from speechcl.methods.projected_replay import ProjectedReplay
+from speechcl.views import AnyView, as_float
 
 _REPLAYED_A_CLASS = 7  # while few classes are known
 
@@ -55,7 +48,7 @@ class Contrast:
     scale: float = 1.0
 
 
-class OnPro(ER):
+class OnPro(ProjectedReplay):
     """Learn a stream in one pass by contrast of items and of classes, and by replay alone.
 
     In each step the prototype of a class is the mean of its projected items. Two views of each
@@ -93,7 +86,7 @@ class OnPro(ER):
 
     def __init__(
         self,
-        views: View,
+        views: AnyView,
         rotations: Callable[[Tensor], Tensor] | None = None,
         capacity: int = 200,
         replay: int = 64,
@@ -102,33 +95,23 @@ class OnPro(ER):
         seed: int = 0,
         memory: Buffer | None = None,
     ) -> None:
-        super().__init__(capacity, replay, seed, online=True, memory=memory)
-        self.views, self.rotations = views, rotations or (lambda features: features)
+        super().__init__(views, capacity, replay, seed, memory=memory)
+        self.rotations = rotations or (lambda features: features)
         self.feedback, self.contrast = feedback, contrast
-        self.draws = Draws(seed + 1)
-        self._sizes: list[int] = []  # classes, width of the embedding
         self.prototypes = Prototypes(0, contrast.width)  # of the step before
         self._parts: dict[str, slice] = {}  # of the batch under way
         self._replayed: Replayed | None = None
 
-    def structure(self) -> dict:
-        """Shapes of the kept items, number of classes and width of the embedding."""
-        return {**super().structure(), "sizes": list(self._sizes)}
-
     def build(self, modules: nn.ModuleDict, structure: dict) -> None:
         """Add the projection and room for prototypes."""
         super().build(modules, structure)
-        self._sizes = list(structure["sizes"])
-        if self._sizes and "project" not in modules:
-            classes, embedding = self._sizes
+        if not self.sizes:
+            return
+        classes, embedding = self.sizes
+        if "project" not in modules:
             modules["project"] = nn.Linear(embedding, self.contrast.width)
-        if self._sizes and not len(self.prototypes.present):
-            self.prototypes = Prototypes(self._sizes[0], self.contrast.width)
-
-    def before_task(self, task: Task, engine: Engine) -> None:
-        """Find the sizes of the model and build."""
-        if not self._sizes:
-            self.build(engine.modules, {**self.structure(), "sizes": sizes_of(engine, task)})
+        if not len(self.prototypes.present):
+            self.prototypes = Prototypes(classes, self.contrast.width)
 
     def before_batch(self, step: Step) -> Any:
         """Return all views of new and replayed items, one behind the other."""
@@ -165,7 +148,7 @@ class OnPro(ER):
 
     def loss(self, step: Step) -> Tensor:
         """Return the contrasts of items and of prototypes, and the classifier's cross-entropy."""
-        brain, classes = step.brain, self._sizes[0]
+        brain, classes = step.brain, self.sizes[0]
         embedding = brain.features(step.outputs).float()
         unit = functional.normalize(brain.modules["project"](embedding).float())
         scale = self.contrast.scale if step.task.index else 1.0

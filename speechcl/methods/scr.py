@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import speechbrain as sb
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -13,21 +11,19 @@ from torch.nn import functional
 from speechcl.backbones.nearest_mean import NearestMean
 from speechcl.batches import everywhere, join, rows, size
 from speechcl.contrastive import supervised_contrastive
-from speechcl.memory import Buffer, Draws
+from speechcl.memory import Buffer
 from speechcl.method import Step
-from speechcl.methods.er import ER
+from speechcl.methods.projected_replay import ProjectedReplay
 from speechcl.task import Task
-from speechcl.views import as_float
+from speechcl.views import AnyView, as_float
 
 if TYPE_CHECKING:
     from speechcl.engine import Engine
 
-View = Callable[[Tensor, torch.Generator], Tensor]
-
 _SWEEP = 256  # remembered items that are encoded at a time
 
 
-class SCR(ER):
+class SCR(ProjectedReplay):
     """Learn embeddings by contrast alone; a class is then where the memory of it is.
 
     Every item of a batch, new or remembered, meets another view of itself and all views of its
@@ -58,7 +54,7 @@ class SCR(ER):
 
     def __init__(
         self,
-        views: View,
+        views: AnyView,
         capacity: int = 200,
         replay: int = 64,
         temperature: float = 0.07,
@@ -67,30 +63,18 @@ class SCR(ER):
         online: bool = True,
         memory: Buffer | None = None,
     ) -> None:
-        super().__init__(capacity, replay, seed, online=online, memory=memory)
-        self.views, self.temperature, self.width = views, temperature, width
-        self.draws = Draws(seed + 1)
-        self._sizes: list[int] = []  # classes, width of the embedding
-
-    def structure(self) -> dict:
-        """Shapes of the kept items, number of classes and width of the embedding."""
-        return {**super().structure(), "sizes": list(self._sizes)}
+        super().__init__(views, capacity, replay, seed, online, memory)
+        self.temperature, self.width = temperature, width
 
     def build(self, modules: nn.ModuleDict, structure: dict) -> None:
         """Add the projection and the classifier by means."""
         super().build(modules, structure)
-        self._sizes = list(structure["sizes"])
-        if self._sizes and "project" not in modules:
-            classes, embedding = self._sizes
+        if self.sizes and "project" not in modules:
+            classes, embedding = self.sizes
             modules["model"] = NearestMean(modules["model"], classes, embedding)
             modules["project"] = nn.Sequential(
                 nn.Linear(embedding, embedding), nn.ReLU(), nn.Linear(embedding, self.width)
             )
-
-    def before_task(self, task: Task, engine: Engine) -> None:
-        """Find the sizes of the model and build."""
-        if not self._sizes:
-            self.build(engine.modules, {**self.structure(), "sizes": sizes_of(engine, task)})
 
     def before_batch(self, step: Step) -> Any:
         """Return new and remembered items, and a view of each behind them."""
@@ -127,12 +111,3 @@ class SCR(ER):
         """Remember, and take the means for whoever uses the model."""
         super().after_task(task, engine)
         self.before_measuring(engine)
-
-
-def sizes_of(engine: Engine, task: Task) -> list[int]:
-    """Return how many classes a model has outputs for and how wide its embedding is."""
-    brain, batch = engine.probe(task)
-    engine.modules.eval()
-    with torch.no_grad():
-        outputs = brain.compute_forward(batch, sb.Stage.TEST)
-    return [brain.logits(outputs).shape[1], brain.features(outputs).shape[1]]

@@ -15,18 +15,16 @@ from speechcl.views.spectrograms import (
     LevelShift,
     NoiseFloor,
     TimeMask,
-    TimeShift,
     TimeStretch,
     spectrogram_views,
 )
-from speechcl.views.view import View, Views, as_float
+from speechcl.views.view import AnyView, TimeShift, View, Views, as_float
 from speechcl.views.waveforms import (
     Companding,
     Level,
     LossyCoding,
     Noise,
     Room,
-    Shift,
     Speed,
     waveform_views,
 )
@@ -58,6 +56,7 @@ def ready_views(name: str) -> Views:
 
 
 __all__ = [
+    "AnyView",
     "ColourJitter",
     "Companding",
     "Crop",
@@ -71,7 +70,6 @@ __all__ = [
     "NoiseFloor",
     "Room",
     "Rotations",
-    "Shift",
     "Speed",
     "TimeMask",
     "TimeShift",

@@ -8,59 +8,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from speechcl.views.view import View, Views, ordered, rolled, uniform, within
+from speechcl.views.view import Share, TimeShift, View, Views, ordered, uniform, within
 
 _LOG_A_DB = math.log(10) / 10  # of an energy
 
 
 @dataclass(frozen=True)
-class TimeShift(View):
-    """Sound comes earlier or later; what leaves at one end comes back at the other.
-
-    Nothing is lost that way, and a clip that is padded with silence keeps its silence.
-
-    Arguments
-    ---------
-    most : float
-        Greatest shift, as a share of the length.
-
-    Raises
-    ------
-    ValueError
-        If it is not within 0 and 1.
-
-    Example
-    -------
-    >>> frames = torch.arange(4.0).view(1, 4, 1)
-    >>> sorted(TimeShift(0.5)(frames, torch.Generator()).flatten().tolist())
-    [0.0, 1.0, 2.0, 3.0]
-    """
-
-    most: float = 0.2
-
-    def __post_init__(self) -> None:
-        """Refuse what is no share."""
-        super().__post_init__()
-        within("most", self.most, 0, 1)
-
-    def change(self, features: Tensor, draws: torch.Generator) -> Tensor:
-        """Return the clips, each rolled by its own number of frames."""
-        return rolled(self.most, features, draws)
-
-
-@dataclass(frozen=True)
-class TimeMask(View):
+class TimeMask(Share):
     """Hide a stretch of time: its frames become the clip's mean, alike in all bands.
 
     Arguments
     ---------
     most : float
         Greatest width, as a share of the length; widths are whole frames, uniform from 0.
-
-    Raises
-    ------
-    ValueError
-        If it is not within 0 and 1.
 
     Source: Park et al., "SpecAugment", Interspeech 2019, section 2.
 
@@ -71,13 +31,6 @@ class TimeMask(View):
     tensor([0.0000, 1.0000, 2.0000, 3.0000, 2.5000, 2.5000])
     """
 
-    most: float = 0.2
-
-    def __post_init__(self) -> None:
-        """Refuse what is no share."""
-        super().__post_init__()
-        within("most", self.most, 0, 1)
-
     def change(self, features: Tensor, draws: torch.Generator) -> Tensor:
         """Return the clips with a mask each."""
         mean = features.mean((1, 2), keepdim=True)
@@ -85,18 +38,13 @@ class TimeMask(View):
 
 
 @dataclass(frozen=True)
-class FrequencyMask(View):
+class FrequencyMask(Share):
     """Hide neighbouring bands: they become the mean of their frame, so that silence stays even.
 
     Arguments
     ---------
     most : float
         Greatest width, as a share of the bands; widths are whole bands, uniform from 0.
-
-    Raises
-    ------
-    ValueError
-        If it is not within 0 and 1.
 
     Source: Park et al., "SpecAugment", Interspeech 2019, section 2.
 
@@ -106,13 +54,6 @@ class FrequencyMask(View):
     >>> FrequencyMask(0.5)(frame, torch.Generator().manual_seed(6))
     tensor([[[1., 2., 3., 3.]]])
     """
-
-    most: float = 0.2
-
-    def __post_init__(self) -> None:
-        """Refuse what is no share."""
-        super().__post_init__()
-        within("most", self.most, 0, 1)
 
     def change(self, features: Tensor, draws: torch.Generator) -> Tensor:
         """Return the clips with a mask each."""

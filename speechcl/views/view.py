@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+# a view, or any function that is used as one: items (batch, ...) and a generator to items
+AnyView = Callable[[Tensor, torch.Generator], Tensor]
 
 
 def as_float(features: Tensor) -> Tensor:
@@ -98,6 +101,57 @@ class Views(View):
         return features
 
 
+@dataclass(frozen=True)
+class Share(View):
+    """A view whose one number is a share of an item's length or bands.
+
+    Arguments
+    ---------
+    most : float
+        Its greatest value.
+
+    Raises
+    ------
+    ValueError
+        If it is not within 0 and 1.
+    """
+
+    most: float = 0.2
+
+    def __post_init__(self) -> None:
+        """Refuse what is no share."""
+        super().__post_init__()
+        within("most", self.most, 0, 1)
+
+
+@dataclass(frozen=True)
+class TimeShift(Share):
+    """Sound comes earlier or later; what leaves at one end comes back at the other.
+
+    Nothing is lost that way, and a clip that is padded with silence keeps its silence. Items are
+    waveforms or spectrograms, of shape (batch, time, ...).
+
+    Arguments
+    ---------
+    most : float
+        Greatest shift, as a share of the length.
+
+    Example
+    -------
+    >>> sorted(TimeShift(0.5)(torch.arange(4.0)[None], torch.Generator()).flatten().tolist())
+    [0.0, 1.0, 2.0, 3.0]
+    """
+
+    def change(self, features: Tensor, draws: torch.Generator) -> Tensor:
+        """Return the clips, each rolled by its own number of steps."""
+        size = features.shape[1]
+        shift = (size * uniform(-self.most, self.most, features, draws)).round().long() % size
+        steps = torch.arange(size, device=features.device)
+        place = steps.view(-1, *[1] * (features.ndim - 2)) - shift
+        place = torch.where(place < 0, place + size, place)  # remainders of all take longer
+        return features.gather(1, place.expand_as(features))
+
+
 def uniform(low: float, high: float, features: Tensor, draws: torch.Generator) -> Tensor:
     """Draw a number for every item, shaped to be combined with it.
 
@@ -108,21 +162,6 @@ def uniform(low: float, high: float, features: Tensor, draws: torch.Generator) -
     """
     drawn = low + (high - low) * torch.rand(len(features), generator=draws)
     return drawn.to(features).view(-1, *[1] * (features.ndim - 1))
-
-
-def rolled(most: float, features: Tensor, draws: torch.Generator) -> Tensor:
-    """Roll every item along its first axis, by at most a share of its length.
-
-    Example
-    -------
-    >>> rolled(1.0, torch.arange(4.0)[None], torch.Generator().manual_seed(1))
-    tensor([[2., 3., 0., 1.]])
-    """
-    size = features.shape[1]
-    shift = (size * uniform(-most, most, features, draws)).round().long() % size
-    place = torch.arange(size, device=features.device).view(-1, *[1] * (features.ndim - 2)) - shift
-    place = torch.where(place < 0, place + size, place)  # remainders of all places take longer
-    return features.gather(1, place.expand_as(features))
 
 
 def within(name: str, value: float, least: float, most: float = math.inf) -> None:

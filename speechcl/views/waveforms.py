@@ -8,44 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from speechcl.views.view import View, Views, ordered, rolled, uniform, within
+from speechcl.views.view import TimeShift, View, Views, ordered, uniform, within
 
 _MU = 255.0
 _CODES = 127  # of eight bits, one is the sign
 _SKIRT = 0.1  # of a cut-off, as a share of it
 _TINY = 1e-12
-
-
-@dataclass(frozen=True)
-class Shift(View):
-    """Sound comes earlier or later; what leaves at one end comes back at the other.
-
-    Arguments
-    ---------
-    most : float
-        Greatest shift, as a share of the length.
-
-    Raises
-    ------
-    ValueError
-        If it is not within 0 and 1.
-
-    Example
-    -------
-    >>> sorted(Shift(0.5)(torch.arange(4.0)[None], torch.Generator()).flatten().tolist())
-    [0.0, 1.0, 2.0, 3.0]
-    """
-
-    most: float = 0.2
-
-    def __post_init__(self) -> None:
-        """Refuse what is no share."""
-        super().__post_init__()
-        within("most", self.most, 0, 1)
-
-    def change(self, features: Tensor, draws: torch.Generator) -> Tensor:
-        """Return the clips, each rolled by its own number of samples."""
-        return rolled(self.most, features, draws)
 
 
 @dataclass(frozen=True)
@@ -308,7 +276,7 @@ def waveform_views(rate_hz: int) -> Views:
     """
     return Views(
         [
-            Shift(),
+            TimeShift(),
             Speed(probability=0.5),
             Room(rate_hz, probability=0.3),
             Noise(probability=0.5),

@@ -11,8 +11,8 @@ from speechcl.views import (
     LossyCoding,
     Noise,
     Room,
-    Shift,
     Speed,
+    TimeShift,
     waveform_views,
 )
 from tests.views.replay import replay, seeded
@@ -26,7 +26,7 @@ def clips(count=5, samples=400):
 
 def test_a_shift_rolls_each_clip_by_its_own_samples():
     batch = clips()
-    seen = Shift(0.2)(batch, seeded(2))
+    seen = TimeShift(0.2)(batch, seeded(2))
     _, shares = replay(2, 5, (-0.2, 0.2))
     for clip, found, share in zip(batch, seen, shares, strict=True):
         assert torch.equal(found, clip.roll(round(400 * share)))

@@ -6,23 +6,13 @@ Example: python recipes/OwnSpeech/detection/train.py recipes/OwnSpeech/detection
 
 import sys
 
-from speechcl.detection_recipes import learn_attacks, own_speech
-from speechcl.experiment import Experiment, run_recipe
+from speechcl.detection_recipes import learn_own_speech
+from speechcl.experiment import run_recipe
 
 
 def main(argv):
     """Run one method with one seed."""
-    experiment = Experiment(argv)
-    hparams = experiment.hparams
-    rows = experiment.on_main(
-        own_speech,
-        data_folder=hparams["data_folder"],
-        folder=hparams["corpus_folder"],
-        attacks=hparams["attacks"],
-        clips_per_speaker=hparams["clips_per_speaker"],
-        workers=hparams["workers"],
-    )
-    return learn_attacks(experiment, rows, {"recipe": "OwnSpeech/detection"})
+    return learn_own_speech(argv, "OwnSpeech/detection")
 
 
 if __name__ == "__main__":

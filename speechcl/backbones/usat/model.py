@@ -260,11 +260,7 @@ class USAT(nn.Module):
         with parametrize.cached():
             h, mean, log_scale = self.phonemes(ids, mask)
             log_durations = self.durations.sample(h, mask, speaker, duration_noise_scale, generator)
-            wanted = torch.exp(log_durations) * length_scale
-            if not bool(wanted.isfinite().all()):
-                raise ValueError("the voice gives no finite durations: make it, or the base, anew")
-            durations = self.durations.whole(wanted).clamp(1, MAX_FRAMES_A_PHONEME) * mask
-            durations = durations[:, 0].long()
+            durations = self._whole(log_durations.exp() * length_scale) * mask[:, 0].long()
             frames = durations.sum(dim=1)
             longest = int(frames.max())
             frame_mask = mask_of(frames, longest)
@@ -387,6 +383,12 @@ class USAT(nn.Module):
             durations[:, None],
             total.sum() / id_lengths.sum(),
         )
+
+    def _whole(self, durations: Tensor) -> Tensor:
+        """Round durations (batch, 1, phonemes) to whole frames, shape (batch, phonemes)."""
+        if not bool(durations.isfinite().all()):
+            raise ValueError("the voice gives no finite durations: make it, or the base, anew")
+        return self.durations.whole(durations).clamp(1, MAX_FRAMES_A_PHONEME)[:, 0].long()
 
     def _encode_both(
         self, waveform: Tensor, samples: Tensor, reference: Tensor, reference_samples: Tensor
