@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from speechcl.checkpoints import seed_everything
 from speechcl.methods import ER, SCR
@@ -25,6 +26,24 @@ def test_measuring_on_the_way_changes_nothing(tmp_path):
     assert found["matrix"] == expected["matrix"]
     assert same(weights(plain), weights(watched))
     assert "online" not in expected
+
+
+def test_what_is_drawn_while_measuring_is_not_missed_in_training(tmp_path):
+    class Drawing(ER):
+        def before_measuring(self, engine):
+            torch.rand(1)
+
+        def before_batch(self, step):
+            drawn.append(float(torch.rand(1)))
+            return super().before_batch(step)
+
+    runs = []
+    for every in (None, 2):
+        drawn = []
+        class_engine(tmp_path / str(every), Drawing(capacity=30), anytime_every=every).run()
+        runs.append(drawn)
+    assert runs[0] == runs[1]
+    assert len(set(runs[0])) == len(runs[0])
 
 
 def test_each_moment_has_the_tasks_so_far(tmp_path):

@@ -160,6 +160,15 @@ def test_a_blur_out_of_range_is_refused(share):
         blurred(class_stream(data, in_groups(data.classes.names, 2)), share)
 
 
+def test_however_blurred_each_task_keeps_an_item_of_its_own():
+    data = blobs(4, clips=8)
+    clean = class_stream(data, in_groups(data.classes.names, 2))
+    mixed = blurred(clean, 0.99)
+    for before, after in zip(clean, mixed, strict=True):
+        kept = {row["ID"] for row in before.train.rows} & {row["ID"] for row in after.train.rows}
+        assert len(kept) == 1
+
+
 def test_a_blurred_stream_is_learnt(tmp_path):
     assert run("Images/online", "er", tmp_path, repeats=1, classes_per_task=5, blur=0.1) == 0
 

@@ -187,6 +187,27 @@ def test_the_nearest_mean_of_the_memory_is_the_answer(tmp_path):
     assert results["summary"]["average"] > 60
 
 
+def test_a_task_ends_with_the_means_of_its_memory(tmp_path):
+    ended = []
+
+    class Watched(SCR):
+        def after_task(self, task, engine):
+            super().after_task(task, engine)
+            model = engine.modules["model"]
+            left = {name: value.clone() for name, value in model.state_dict().items()}
+            self.before_measuring(engine)
+            ended.append(same(left, model.state_dict()))
+
+    class_engine(tmp_path, Watched(noise, capacity=60, replay=16, width=8)).run()
+    assert ended == [True] * 3
+
+
+def test_another_seed_sees_other_views():
+    drawn = [torch.rand(3, generator=SCR(noise, seed=seed).draws.next()) for seed in (1, 1, 2)]
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+
+
 def test_before_there_are_means_the_model_answers_itself():
     class Fixed(nn.Module):
         def forward(self, x):
