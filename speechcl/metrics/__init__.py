@@ -1,6 +1,6 @@
 """Figures of merit: detection error rates, their intervals, and continual-learning summaries."""
 
-from speechcl.metrics.accuracy import accuracy
+from speechcl.metrics.accuracy import accuracy, misclassification_ratios
 from speechcl.metrics.bootstrap import average_eer_interval, eer_interval
 from speechcl.metrics.breakdown import error_rates
 from speechcl.metrics.calibration import Calibration, cllr, fit_calibration, min_cllr
@@ -35,6 +35,7 @@ __all__ = [
     "min_dcf",
     "min_tdcf",
     "min_tdcf_from_rates",
+    "misclassification_ratios",
     "online_summary",
     "pooled_eer",
     "transfer_summary",

@@ -41,6 +41,46 @@ def accuracy(predicted: ArrayLike, labels: ArrayLike) -> float:
     return 100.0 * float((found == right).mean())
 
 
+def misclassification_ratios(
+    predicted: ArrayLike, labels: ArrayLike, new: ArrayLike
+) -> tuple[float, float]:
+    """Compute where wrong answers go: to the classes just learnt, or to those from before.
+
+    Arguments
+    ---------
+    predicted, labels : array_like
+        One class a clip, of the classes seen so far.
+    new : array_like
+        The classes of the newest task.
+
+    Returns
+    -------
+    old_as_new, new_as_old : float
+        Of the wrong answers on old classes the share that names a new one, ``er(o, n)``, and of
+        those on new classes the share that names an old one, ``er(n, o)``, from 0 to 1; not a
+        number where no answer is wrong. A classifier that favours neither has both alike.
+
+    Raises
+    ------
+    ValueError
+        If there is not one prediction a label.
+
+    Source: DualMix (arXiv 2303.07864), section 4.
+
+    Example
+    -------
+    >>> misclassification_ratios([0, 2, 2, 1, 2, 3], [0, 0, 1, 0, 2, 2], new=[2, 3])
+    (0.6666666666666666, 0.0)
+    """
+    found, right = np.asarray(predicted), np.asarray(labels)
+    if found.shape != right.shape:
+        raise ValueError(f"{found.shape} predictions for labels of shape {right.shape}")
+    wrong, is_new, as_new = found != right, np.isin(right, new), np.isin(found, new)
+    old_wrong, new_wrong = as_new[wrong & ~is_new], ~as_new[wrong & is_new]
+    shares = [float(one.mean()) if one.size else float("nan") for one in (old_wrong, new_wrong)]
+    return shares[0], shares[1]
+
+
 def average_accuracy_interval(
     tables: Sequence[tuple[ArrayLike, ArrayLike]],
     draws: int = 1000,

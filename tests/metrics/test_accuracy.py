@@ -3,7 +3,11 @@
 import numpy as np
 import pytest
 
-from speechcl.metrics.accuracy import accuracy, average_accuracy_interval
+from speechcl.metrics.accuracy import (
+    accuracy,
+    average_accuracy_interval,
+    misclassification_ratios,
+)
 
 
 def test_accuracy_is_the_share_that_is_right_in_percent():
@@ -19,6 +23,26 @@ def test_accuracy_is_the_share_that_is_right_in_percent():
 def test_accuracy_needs_a_prediction_a_clip(predicted, labels):
     with pytest.raises(ValueError, match="give one a clip"):
         accuracy(predicted, labels)
+
+
+def test_wrong_answers_are_counted_by_where_they_go():
+    rng = np.random.default_rng(0)
+    predicted, labels = rng.integers(0, 6, 300), rng.integers(0, 6, 300)
+    new, counts = {1, 4, 5}, {(old, as_new): 0 for old in (True, False) for as_new in (True, False)}
+    for found, right in zip(predicted.tolist(), labels.tolist(), strict=True):
+        if found != right:
+            counts[right not in new, found in new] += 1
+    old_as_new, new_as_old = misclassification_ratios(predicted, labels, sorted(new))
+    assert old_as_new == counts[True, True] / (counts[True, True] + counts[True, False])
+    assert new_as_old == counts[False, False] / (counts[False, True] + counts[False, False])
+
+
+def test_no_wrong_answer_has_no_share():
+    old_as_new, new_as_old = misclassification_ratios(["a", "b"], ["a", "a"], ["b"])
+    assert old_as_new == 1.0
+    assert np.isnan(new_as_old)
+    with pytest.raises(ValueError, match="for labels of shape"):
+        misclassification_ratios([1], [1, 2], [1])
 
 
 def by_loop(tables, draws, seed):
