@@ -79,20 +79,18 @@ def learn(make: Callable[[int], Method], seed: int, repeats: int, folder: Path) 
     return engine
 
 
-def ratios(engine: Engine, folder: Path) -> tuple[float, float]:
-    """Return the two misclassification ratios, as means over the tasks that have such errors."""
-    found: tuple[list[float], list[float]] = ([], [])
+def ratios(engine: Engine, folder: Path) -> dict[str, float]:
+    """Return the misclassification ratios that there are, as means over tasks with such errors."""
+    found: dict[str, list[float]] = {"old_as_new": [], "new_as_old": []}
     for task in engine.stream[1:]:
         seen = {one.name for one in engine.stream[: task.index + 1]}
         with (folder / "predictions" / f"task_{task.index:02d}.csv").open() as file:
             rows = [row for row in csv.DictReader(file) if row["test_task"] in seen]
         answers = [row["predicted"] for row in rows], [row["label"] for row in rows]
-        for kept, value in zip(
-            found, misclassification_ratios(*answers, list(task.info["classes"])), strict=True
-        ):
+        both = misclassification_ratios(*answers, list(task.info["classes"]))
+        for kept, value in zip(found.values(), both, strict=True):
             kept += [] if math.isnan(value) else [value]
-    old_as_new, new_as_old = (statistics.fmean(values) for values in found)
-    return old_as_new, new_as_old
+    return {name: statistics.fmean(values) for name, values in found.items() if values}
 
 
 @torch.no_grad()
@@ -115,11 +113,10 @@ def figures(make: Callable[[int], Method], seed: int, repeats: int) -> dict[str,
     """Learn, and return what one run says."""
     with tempfile.TemporaryDirectory() as place:
         engine = learn(make, seed, repeats, Path(place))
-        old_as_new, new_as_old = ratios(engine, Path(place))
+        found = ratios(engine, Path(place))
     return {
         "accuracy": statistics.fmean(engine.progress["matrix"][-1]),
-        "old_as_new": old_as_new,
-        "new_as_old": new_as_old,
+        **found,
         **({"cosine": closeness(engine)} if "project" in engine.modules else {}),
     }
 
