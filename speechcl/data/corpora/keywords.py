@@ -153,7 +153,9 @@ def choose_words(
     places = defaultdict(list)
     for place, row in enumerate(rows):
         places[row["text"], row["split"]].append(place)
-    there = sorted({text for text, _ in places})
+    there = sorted(
+        {text for text, _ in places if {(text, "train"), (text, "test")} <= places.keys()}
+    )
     for word in words:
         if not isinstance(word, str):  # YAML takes yes, no, on and off for truth values
             raise ValueError(f"words hold {word!r}, which is no text: write it in quotes")
@@ -161,7 +163,7 @@ def choose_words(
         if lacking:
             raise ValueError(
                 f"the word {word!r} has no {' and no '.join(lacking)} clip: "
-                f"choose among {', '.join(there)}"
+                f"choose among {', '.join(there) or 'other recordings'}"
             )
     kept: set[int] = set()
     for word in words:
