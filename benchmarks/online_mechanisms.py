@@ -1,7 +1,7 @@
 """Do the parts of OnPro and DualMix do what they are for, on digits in one pass?
 
 Twenty images are remembered, as in ``recipes/Images/online/study_20.yaml``. Of DualMix: where wrong
-answers go after each task, plain ER, with AdpMix as the paper sets it, and with its label gate
+answers go after each task, plain ER, with views and AdpMix as the paper sets it, and with its label gate
 forced open. Of OnPro: how close the classes of the test images end to each other, as the mean
 cosine of their prototypes in the projection, with and without the contrast of prototypes.
 """
@@ -40,7 +40,7 @@ def replay(seed: int) -> ER:
 
 
 def mixed(seed: int, **label_options: float) -> Method:
-    """Return ER with AdpMix alone."""
+    """Return ER with views of what it replays and AdpMix, without EnMix."""
     views = digit_views()
     return Chain([replay(seed), DualMix(views, enmix=False, seed=seed, **label_options)])
 

@@ -74,7 +74,9 @@ def misclassification_ratios(
     """
     found, right = np.asarray(predicted), np.asarray(labels)
     if found.shape != right.shape:
-        raise ValueError(f"{found.shape} predictions for labels of shape {right.shape}")
+        raise ValueError(
+            f"{found.shape} predictions for labels of shape {right.shape}: give one a clip"
+        )
     wrong, is_new, as_new = found != right, np.isin(right, new), np.isin(found, new)
     old_wrong, new_wrong = as_new[wrong & ~is_new], ~as_new[wrong & is_new]
     shares = [float(one.mean()) if one.size else float("nan") for one in (old_wrong, new_wrong)]

@@ -154,5 +154,8 @@ def test_words_that_are_not_there_are_refused(table):
     rows = [row for row in rows if (row["text"], row["split"]) != ("cat", "test")]
     with pytest.raises(ValueError, match="the word 'cat' has no test clip: choose among (?!.*cat)"):
         choose_words(rows, ["cat"])
+    rows = [row for row in rows if row["split"] != "test"]
+    with pytest.raises(ValueError, match="no test clip: choose among other recordings"):
+        choose_words(rows, ["bed"])
     with pytest.raises(ValueError, match="clips_per_word is 0"):
         choose_words(rows, ["bed"], 0)
