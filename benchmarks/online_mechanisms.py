@@ -1,8 +1,8 @@
 """Do the parts of OnPro and DualMix do what they are for, on digits in one pass?
 
 Twenty images are remembered, as in ``recipes/Images/online/study_20.yaml``. Of DualMix: where wrong
-answers go after each task, plain ER, with views and AdpMix as the paper sets it, and with its label gate
-forced open. Of OnPro: how close the classes of the test images end to each other, as the mean
+answers go after each task, plain ER, with views and AdpMix as the paper sets it, and with its label
+gate forced open. Of OnPro: how close the classes of the test images end to each other, as the mean
 cosine of their prototypes in the projection, with and without the contrast of prototypes.
 """
 
